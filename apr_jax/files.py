@@ -1,0 +1,87 @@
+"""Writing files so that a reader sees the old content or the new, never half of it."""
+
+import contextlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from apr_jax.errors import UserError
+
+
+class WriteError(UserError):
+    """A file could not be written: the disk is full, or the folder cannot be written to."""
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`; on success sync and rename it, else remove it.
+
+    Raises:
+      WriteError: the operating system refused; says the path and its reason.
+    """
+    target = pathlib.Path(path)
+    temporary: str | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(
+            prefix=f".{target.name}.", suffix=".part", dir=target.parent
+        )
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        temporary = None
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise WriteError(f"{target}: cannot be written ({error.strerror or error})") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write `value` as indented UTF-8 JSON, atomically. NaN and infinities are refused."""
+    write_bytes(
+        path,
+        (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+    )
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The JSON value in `path`.
+
+    Raises:
+      UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""Progress on stderr: a live bar on a terminal, a plain line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self, TextIO
+
+from tqdm import tqdm
+
+_LINE_EVERY_SECONDS = 5.0
+
+
+class Progress:
+    """Counts `unit`s of one task towards `total` (None when unknown). Use as a context manager.
+
+    `note` is free text that is shown behind the count, such as a loss.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        total: int | None,
+        unit: str,
+        *,
+        initial: int = 0,
+        stream: TextIO | None = None,
+    ) -> None:
+        self.count, self.note = initial, ""
+        self._task, self._total, self._unit = task, total, unit
+        self._stream = stream if stream is not None else sys.stderr
+        self._start = self._last_line = time.monotonic()
+        self._bar = None
+        if self._stream.isatty():
+            self._bar = tqdm(
+                desc=task,
+                total=total,
+                unit=f" {unit}",
+                unit_scale=True,
+                initial=initial,
+                file=self._stream,
+                dynamic_ncols=True,
+            )
+
+    def update(self, amount: int = 1, note: str | None = None) -> None:
+        """Add `amount` units; `note`, when given, replaces the text behind the count."""
+        self.count += amount
+        if note is not None:
+            self.note = note
+        if self._bar is not None:
+            if note is not None:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(amount)
+        elif time.monotonic() - self._last_line >= _LINE_EVERY_SECONDS:
+            self._last_line = time.monotonic()
+            self._line("")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif error is None:
+            self._line(f" in {time.monotonic() - self._start:.1f} s")
+
+    def _line(self, suffix: str) -> None:
+        total = f"/{self._total:,}" if self._total is not None else ""
+        note = f", {self.note}" if self.note else ""
+        print(
+            f"{self._task}: {self.count:,}{total} {self._unit}{note}{suffix}",
+            file=self._stream,
+            flush=True,
+        )

@@ -1,0 +1,57 @@
+"""What every program here shares: flags in, one call, a report and an exit code out."""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from apr_jax.errors import UserError
+from apr_jax.files import write_json
+
+
+def run(main: Callable[[], int]) -> None:
+    """Parse the flags and run `main`; its result is the exit code: 0 success, 1 failed verdict.
+
+    Bad usage and `UserError`s become one line on stderr and exit code 2.
+    """
+    app.run(lambda _: sys.exit(_guarded(main)), flags_parser=_parse)
+
+
+def report(
+    out: str | os.PathLike[str] | None, values: dict[str, Any], summary: Sequence[str]
+) -> None:
+    """Write `values` to `out`/report.json (when there is an `out`) and print the summary lines."""
+    if out:
+        write_json(pathlib.Path(out) / "report.json", values)
+    for line in summary:
+        print(line)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.Error as error:
+        _stop(f"{' '.join(str(error).split())} (see --help)")
+    if len(rest) > 1:
+        _stop(
+            f"unexpected argument {rest[1]!r}: values need a flag, as in --NAME=VALUE (see --help)"
+        )
+    return rest
+
+
+def _guarded(main: Callable[[], int]) -> int:
+    try:
+        return main()
+    except UserError as error:
+        _stop(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _stop(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
