@@ -1,0 +1,6 @@
+"""Checkpoints as bytes: `.apr` v2 and safetensors, in and out."""
+
+from apr_jax.codec.checkpoint import Checkpoint, open_checkpoint
+from apr_jax.codec.errors import AprError
+from apr_jax.codec.qwen2 import ConfigError, Coverage, Qwen2Config, TensorSpec, coverage
+from apr_jax.codec.reader import AprFile, open_apr

@@ -1,0 +1,168 @@
+"""Tensors of a HuggingFace folder or a safetensors file, read lazily one at a time."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from apr_jax.codec import dtypes
+from apr_jax.codec.errors import (
+    InvalidSafetensors,
+    NoSuchTensor,
+    ShardIndexError,
+    UnknownFormat,
+    Unreadable,
+    UnsupportedDtype,
+)
+from apr_jax.files import read_json
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+class HfFolder:
+    """The tensors and the `config.json` of a HuggingFace checkpoint. A context manager.
+
+    Attributes:
+      path: the folder, or the safetensors file that was named.
+      folder: where `config.json` and the tokenizer files are looked for.
+      names: the tensors' names, sorted.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open every shard and check it against the index; no tensor is read yet.
+
+        Raises:
+          AprError: no safetensors there, a damaged one, or an index that does not fit them.
+        """
+        self.path = pathlib.Path(path)
+        self.folder = self.path if self.path.is_dir() else self.path.parent
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as until_complete:
+            until_complete.callback(self._stack.close)
+            self._shards = self._open_shards()
+            until_complete.pop_all()
+        self.names = sorted(self._shards)
+
+    def config(self) -> dict[str, Any]:
+        """The content of `config.json`."""
+        path = self.folder / CONFIG
+        config = read_json(path)
+        if not isinstance(config, dict):
+            raise UnknownFormat(path, "is not a JSON object; put the model's own config.json there")
+        return config
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of one tensor."""
+        return tuple(self._slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """The name of a tensor's type in the codec's table.
+
+        Raises:
+          UnsupportedDtype: safetensors has types that `.apr` files cannot hold.
+        """
+        stored = self._slice(name).get_dtype()
+        row = dtypes.BY_NAME.get(stored)
+        if row is None or row.numpy is None:
+            raise UnsupportedDtype(
+                self.path, f"has type {stored}, which .apr files cannot hold", tensor=name
+            )
+        return row.name
+
+    def nbytes(self, name: str) -> int:
+        """The size of one tensor in bytes."""
+        (size,) = dtypes.BY_NAME[self.dtype(name)].sizes(self.shape(name))
+        return size
+
+    def read(self, name: str) -> np.ndarray:
+        """One tensor in its own type."""
+        self.dtype(name)
+        try:
+            return self._shard(name).get_tensor(name)
+        except SafetensorError as error:
+            raise InvalidSafetensors(self.path, f"cannot be read ({error})", tensor=name) from error
+
+    def close(self) -> None:
+        """Close every shard."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _shard(self, name: str) -> Any:
+        try:
+            return self._shards[name]
+        except KeyError:
+            raise NoSuchTensor(
+                self.path, f"is not among its {len(self._shards)} tensors", tensor=name
+            ) from None
+
+    def _slice(self, name: str) -> Any:
+        return self._shard(name).get_slice(name)
+
+    def _open_shards(self) -> dict[str, Any]:
+        """Every tensor's name with the open file that holds it."""
+        if not self.path.is_dir():
+            return self._open_file(self.path)
+        single, index = self.path / SINGLE, self.path / INDEX
+        if single.exists():
+            return self._open_file(single)
+        if index.exists():
+            return self._open_indexed(index)
+        found = sorted(self.path.glob("*.safetensors"))
+        if len(found) != 1:
+            raise UnknownFormat(
+                self.path,
+                f"has neither {SINGLE} nor {INDEX}, and {len(found)} other safetensors files; "
+                "convert the model to safetensors (pickled .bin files are not read)",
+            )
+        return self._open_file(found[0])
+
+    def _open_file(self, path: pathlib.Path) -> dict[str, Any]:
+        try:
+            shard = self._stack.enter_context(safe_open(path, framework="numpy"))
+        except OSError as error:
+            raise Unreadable(path, f"cannot be read ({error})") from error
+        except SafetensorError as error:
+            raise InvalidSafetensors(
+                path, f"is not a sound safetensors file ({error}); download it again"
+            ) from error
+        return dict.fromkeys(shard.keys(), shard)
+
+    def _open_indexed(self, path: pathlib.Path) -> dict[str, Any]:
+        weight_map = _weight_map(path)
+        files = {
+            file: self._open_file(self.path / file) for file in sorted(set(weight_map.values()))
+        }
+        for file, tensors in files.items():
+            if unlisted := [name for name in tensors if weight_map.get(name) != file]:
+                raise InvalidSafetensors(
+                    self.path / file, f"is not placed here by {INDEX}", tensor=min(unlisted)
+                )
+        for name, file in weight_map.items():
+            if name not in files[file]:
+                raise ShardIndexError(path, f"is not in {file}, where it should be", tensor=name)
+        return {name: files[file][name] for name, file in weight_map.items()}
+
+
+def _weight_map(path: pathlib.Path) -> Mapping[str, str]:
+    index = read_json(path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ShardIndexError(path, "has no weight_map; download it again")
+    for name, file in weight_map.items():
+        # A plain name cannot leave the folder; caches of symbolic links still work.
+        if not isinstance(file, str) or pathlib.PurePath(file).name != file or "\\" in file:
+            raise ShardIndexError(
+                path, f"is placed in {file!r}, not a plain file name; mend the index", tensor=name
+            )
+    return weight_map
