@@ -49,13 +49,13 @@ class Header:
             raise FileTooShort(
                 path, f"has {len(data)} bytes, a header alone has {HEADER_BYTES}; copy it again"
             )
-        magic, major, minor, *rest = _FIELDS.unpack_from(data)
+        magic, major, minor, flags, count, *places = _FIELDS.unpack_from(data)
         if magic != MAGIC:
             raise InvalidMagic(
                 path, f"starts with {magic!r}, not {MAGIC!r}; this is not an APR v2 file"
             )
         (stored,) = _CHECKSUM.unpack_from(data, _FIELDS.size)
-        header = cls((major, minor), *rest, stored)
+        header = cls((major, minor), flags, count, *places, stored)
         computed = _checksum(bytes(data[:HEADER_BYTES]))
         if computed != stored:
             raise ChecksumMismatch(

@@ -73,6 +73,11 @@ def parse_index(
     return entries, position
 
 
+def entry_bytes(name: str, rank: int) -> int:
+    """The length of the entry of a tensor of that name and rank."""
+    return _SMALLEST_ENTRY + len(name.encode()) + 8 * rank
+
+
 def pack_entry(info: TensorInfo) -> bytes:
     """The bytes of one entry."""
     name = info.name.encode()

@@ -1,0 +1,220 @@
+"""Writing an `.apr` file: whole or tensor by tensor, the same bytes either way.
+
+The tensors' types and shapes are declared first. They fix the header, the index and every tensor's
+place, so each tensor is written where it belongs whenever it comes, and memory holds one at a time.
+"""
+
+import contextlib
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, Self
+
+import numpy as np
+
+from apr_jax.codec import dtypes, health
+from apr_jax.codec import metadata as metadata_lib
+from apr_jax.codec.errors import (
+    ClosedError,
+    DuplicateName,
+    NameTooLong,
+    RankTooHigh,
+    TensorNotDeclared,
+    TensorsMissing,
+    UnsupportedDtype,
+)
+from apr_jax.codec.header import HEADER_BYTES, VERSION, Flags, Header, aligned
+from apr_jax.codec.index import MAX_NAME_BYTES, MAX_RANK, TensorInfo, entry_bytes, pack_entry
+from apr_jax.files import atomic_write
+
+_READ_BYTES = 1 << 24
+
+
+class Declared(Protocol):
+    """What a writer needs to know before the data: NumPy and JAX arrays and their specs have it."""
+
+    @property
+    def dtype(self) -> Any: ...
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
+def write_apr(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write a whole `.apr` file; the same input gives the same bytes.
+
+    The file appears under its name only when complete; an older one stays until then.
+
+    Raises:
+      AprError: a tensor or the metadata cannot be expressed; nothing has been written.
+      WriteError: the operating system refused.
+    """
+    with AprWriter(path, tensors, metadata) as writer:
+        for name in sorted(tensors):
+            writer.add(name, tensors[name])
+
+
+class AprWriter:
+    """Writes an `.apr` file one tensor at a time. A context manager.
+
+    Leaving the `with` block completes the file and renames it into place; leaving it by an
+    exception leaves no trace. Tensors may come in any order. In ascending order of their names the
+    CRC is computed on the way; otherwise the rest of the file is read back once for it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        declared: Mapping[str, Declared],
+        metadata: Mapping[str, Any],
+    ) -> None:
+        """Lay out the file. Nothing is written yet.
+
+        Args:
+          path: where the file goes.
+          declared: type and shape of each tensor that will be added.
+          metadata: the JSON object; missing keys that every file has are filled in.
+
+        Raises:
+          AprError: a name, type, shape or metadata key that the format or its readers do not allow.
+        """
+        self._path = path
+        json_bytes = metadata_lib.dump(metadata, path)
+        index_offset = HEADER_BYTES + aligned(len(json_bytes))
+        self._infos, data_offset, self._end = _layout(declared, index_offset, path)
+        header = Header(
+            version=VERSION,
+            flags=Flags.LAYOUT_ROW_MAJOR,
+            tensor_count=len(self._infos),
+            metadata_offset=HEADER_BYTES,
+            metadata_size=len(json_bytes),
+            tensor_index_offset=index_offset,
+            data_offset=data_offset,
+            checksum=0,
+        )
+        index = b"".join(pack_entry(info) for info in self._infos.values())
+        self._head = b"".join(_padded(part) for part in (header.pack(), json_bytes, index))
+        self._missing = set(self._infos)
+        self._file: BinaryIO | None = None
+        self._crc, self._crc_end = 0, 0
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        """Write one declared tensor.
+
+        Raises:
+          TensorNotDeclared: the name was not declared, or with another type or shape.
+          DuplicateName: it was added before.
+        """
+        info = self._infos.get(name)
+        if info is None:
+            raise TensorNotDeclared(self._path, "was not declared to the writer", tensor=name)
+        if name not in self._missing:
+            raise DuplicateName(self._path, "was added twice", tensor=name)
+        array = np.asarray(array)
+        row = dtypes.BY_NUMPY.get(array.dtype)
+        if row is None or row.name != info.dtype or array.shape != info.shape:
+            raise TensorNotDeclared(
+                self._path,
+                f"is {array.dtype} {list(array.shape)}, was declared as "
+                f"{info.dtype} {list(info.shape)}",
+                tensor=name,
+            )
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self._write(info.start, memoryview(data))
+        self._write(info.end, bytes(aligned(info.nbytes) - info.nbytes))
+        self._missing.remove(name)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(atomic_write(self._path))
+            self._write(0, self._head)
+            stack.push(self._finish)  # runs first, so its errors also discard the file
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+        self._file = None
+
+    def _write(self, offset: int, data: bytes | memoryview) -> None:
+        if self._file is None:
+            raise ClosedError(self._path, "the writer is not open; add tensors in its with block")
+        self._file.seek(offset)
+        self._file.write(data)
+        if offset == self._crc_end:
+            self._crc = zlib.crc32(data, self._crc)
+            self._crc_end += len(data)
+
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            return
+        if self._missing:
+            raise TensorsMissing(
+                self._path,
+                f"{len(self._missing)} of {len(self._infos)} declared tensors were never added, "
+                f"the first is {min(self._missing)!r}",
+            )
+        self._read_back_crc()
+        self._write(self._end, self._crc.to_bytes(health.FOOTER_BYTES, "little"))
+
+    def _read_back_crc(self) -> None:
+        """Bring the CRC to the end of the data, over what did not come in order."""
+        assert self._file is not None
+        self._file.flush()
+        while self._crc_end < self._end:
+            size = min(_READ_BYTES, self._end - self._crc_end)
+            data = os.pread(self._file.fileno(), size, self._crc_end)
+            self._crc = zlib.crc32(data, self._crc)
+            self._crc_end += len(data)
+
+
+def _layout(
+    declared: Mapping[str, Declared], index_offset: int, path: str | os.PathLike[str]
+) -> tuple[dict[str, TensorInfo], int, int]:
+    """Every tensor's entry in index order, where the data section starts and where it ends."""
+    rows = {name: _row(name, declared[name], path) for name in sorted(declared)}
+    shapes = {name: tuple(int(extent) for extent in declared[name].shape) for name in rows}
+    index_bytes = sum(entry_bytes(name, len(shape)) for name, shape in shapes.items())
+    data_offset = index_offset + aligned(index_bytes)
+    infos: dict[str, TensorInfo] = {}
+    offset = 0
+    for name, row in rows.items():
+        (size,) = row.sizes(shapes[name])
+        infos[name] = TensorInfo(name, row.name, shapes[name], offset, size, data_offset + offset)
+        offset += aligned(size)
+    return infos, data_offset, data_offset + offset
+
+
+def _row(name: str, declared: Declared, path: str | os.PathLike[str]) -> dtypes.Dtype:
+    """The tensor's type, once its name and rank are known to be sound."""
+    for oddity in health.unsafe_name(name, path):
+        raise oddity
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise NameTooLong(path, f"the name has more than {MAX_NAME_BYTES} bytes", tensor=name)
+    if len(declared.shape) > MAX_RANK:
+        raise RankTooHigh(
+            path,
+            f"has {len(declared.shape)} axes, more than {MAX_RANK}; reshape it",
+            tensor=name,
+        )
+    row = dtypes.BY_NUMPY.get(np.dtype(declared.dtype))
+    if row is None:
+        known = ", ".join(str(dtype) for dtype in dtypes.BY_NUMPY)
+        raise UnsupportedDtype(
+            path, f"has type {declared.dtype}; .apr files hold {known}", tensor=name
+        )
+    return row
+
+
+def _padded(data: bytes) -> bytes:
+    return data.ljust(aligned(len(data)), b"\0")
