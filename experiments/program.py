@@ -30,6 +30,25 @@ def report(
         print(line)
 
 
+def finish_training(values: dict[str, Any], out: str) -> int:
+    """Print how a training run ended; its report is written already. Returns the exit code."""
+    losses = " -> ".join(
+        "not finite" if values[key] is None else f"{values[key]:.4f}"
+        for key in ("initial_val_loss", "val_loss")
+    )
+    bits = values["val_loss_bits_per_byte"]
+    print(f"{values['status']}: {values['verdict']}")
+    print(
+        f"held-out loss {losses} nats per token"
+        + (f", {bits:.4f} bits per byte" if bits is not None else "")
+        + f" over {values['val_tokens']:,} tokens; a uniform guess has {values['uniform_loss']:.4f}"
+    )
+    print(f"{values['steps']} steps; report, records and curve in {out}")
+    if values["status"] == "OK":
+        print(f"next: python -m experiments.export_checkpoint --apr={out}/model.apr --out={out}/hf")
+    return 0 if values["status"] == "OK" else 1
+
+
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)

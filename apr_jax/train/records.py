@@ -1,0 +1,42 @@
+"""The run's log: one JSON object per line, every step and every evaluation."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from apr_jax.files import write_bytes
+from apr_jax.train.config import TrainError
+
+
+class Records:
+    """Appends to a JSONL file; each line is whole on disk before `add` returns."""
+
+    def __init__(self, path: pathlib.Path, keep_steps: int) -> None:
+        """Open `path`; records of steps after `keep_steps` (made after the checkpoint that the run
+        goes on from, or torn by a kill) are dropped; -1 keeps none."""
+        self.path = path
+        kept = [json.dumps(record) for record in read_records(path) if record["step"] <= keep_steps]
+        write_bytes(path, "".join(line + "\n" for line in kept).encode())
+        self._file = path.open("a", encoding="utf-8")
+
+    def add(self, kind: str, step: int, **values: Any) -> None:
+        """Write one record. `kind` is "step" or "eval"; `step` counts finished updates."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """The records of `path` in order, none if it does not exist; a torn last line is left out."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            raise TrainError(f"{path}:{number}: not a JSON record ({error})") from error

@@ -1,0 +1,275 @@
+"""Whole runs: their reports, their gates, and what a kill leaves."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from apr_jax.codec import open_apr, write_apr
+from apr_jax.codec.qwen2 import Qwen2Config
+from apr_jax.model import load_model
+from apr_jax.train import TrainConfig, TrainError, loop, train
+from apr_jax.train.records import read_records
+from tests.train.fixtures import TINY, write_model, write_shards
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    return {
+        "init": str(write_model(folder / "init.apr")),
+        "shards": str(write_shards(folder / "train", 20_000, seed=0)),
+        "val_shards": str(write_shards(folder / "val", 3_000, seed=1)),
+    }
+
+
+def _config(inputs, out, **changes):
+    settings = dict(
+        mode="from_scratch",
+        steps=12,
+        batch_size=4,
+        seq_length=16,
+        lr=1e-2,
+        warmup_steps=2,
+        eval_every=4,
+        save_every=3,
+        val_tokens=1_000,
+    )
+    return TrainConfig(out=str(out), **inputs, **(settings | changes))
+
+
+def _parameters(out):
+    with open_apr(pathlib.Path(out) / "model.apr") as file:
+        return {name: bytes(file.raw(name)) for name in file.names}
+
+
+def _losses(out):
+    """The records without what depends on the clock."""
+    timed = ("tokens_per_sec", "wall_ms")
+    return [
+        {key: value for key, value in record.items() if key not in timed}
+        for record in read_records(pathlib.Path(out) / "records.jsonl")
+    ]
+
+
+def test_report_is_what_ran(inputs, tmp_path):
+    config = _config(inputs, tmp_path / "run")
+    report = train(config)
+    assert report["status"] == "OK", report["verdict"]
+    assert json.loads((tmp_path / "run" / "report.json").read_text()) == report
+    assert report["val_loss"] < report["initial_val_loss"] < report["uniform_loss"] * 1.1
+    np.testing.assert_allclose(report["uniform_loss"], np.log(TINY.vocab_size))
+    assert {gate["id"] for gate in report["gates"]} == {
+        "HELD-OUT",
+        "GATE-TRAIN-004",
+        "GATE-TRAIN-005",
+        "GATE-TRAIN-007",
+        "RELOAD",
+        "VAL-LOSS-FLOOR",
+    }
+    assert {gate["id"] for gate in report["gates_not_asked"]} == {"GATE-TRAIN-003", "INIT-VAL-LOSS"}
+    records = _losses(tmp_path / "run")
+    assert [r["step"] for r in records if r["kind"] == "step"] == list(range(1, 13))
+    assert [r["step"] for r in records if r["kind"] == "eval"] == [0, 4, 8, 12]
+    assert records[-1]["val_loss"] == report["val_loss"]
+    assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_written_model_has_the_inits_dtypes_and_what_was_learnt(inputs, tmp_path):
+    config = _config(inputs, tmp_path / "run", save_dtype="bfloat16")
+    report = train(config)
+    reload = next(gate for gate in report["gates"] if gate["id"] == "RELOAD")
+    assert 0 < reload["value"] <= 0.01, "bfloat16 rounds, so the reloaded loss differs a little"
+    with open_apr(tmp_path / "run" / "model.apr", strict=True) as file:
+        assert {file.info(name).dtype for name in file.names} == {"BF16"}
+        assert "lm_head.weight" not in file.names
+        assert file.metadata["tied_embeddings"] is True
+        assert file.metadata["rope_theta"] == TINY.rope_theta
+    model, _ = load_model(tmp_path / "run" / "model.apr")
+    assert dataclasses.replace(model.config) == TINY
+
+
+def test_resume_equals_an_uninterrupted_run(inputs, tmp_path, monkeypatch):
+    train(_config(inputs, tmp_path / "whole"))
+
+    class Killed(BaseException):
+        pass
+
+    account = loop._Trainer._account
+
+    def die_at_eight(self, step, metrics, bar):
+        account(self, step, metrics, bar)
+        if step == 8:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop._Trainer, "_account", die_at_eight)
+        train(_config(inputs, tmp_path / "cut"))
+    assert not (tmp_path / "cut" / "model.apr").exists()
+    report = train(_config(inputs, tmp_path / "cut"))
+    assert report["status"] == "OK"
+    assert _parameters(tmp_path / "cut") == _parameters(tmp_path / "whole")
+    assert _losses(tmp_path / "cut") == _losses(tmp_path / "whole")
+
+
+_RUN = """
+import json, sys
+from apr_jax.train import TrainConfig, train
+train(TrainConfig(**json.loads(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_again(inputs, tmp_path):
+    changes = {"steps": 400, "save_every": 20, "eval_every": 200}
+    whole = train(_config(inputs, tmp_path / "whole", **changes))
+    config = json.dumps(_config(inputs, tmp_path / "killed", **changes).to_json())
+    command = [sys.executable, "-c", _RUN, config]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 60
+    while not (checkpoints / "20").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    subprocess.run(command, check=True, capture_output=True)
+    report = json.loads((tmp_path / "killed" / "report.json").read_text())
+    assert report["val_loss"] == whole["val_loss"]
+    assert _parameters(tmp_path / "killed") == _parameters(tmp_path / "whole")
+    assert _losses(tmp_path / "killed") == _losses(tmp_path / "whole")
+
+
+def test_another_run_in_the_folder_is_refused(inputs, tmp_path):
+    train(_config(inputs, tmp_path / "run", steps=3))
+    with pytest.raises(TrainError, match=r"lr=0.01 lives here, this one has 0.02"):
+        train(_config(inputs, tmp_path / "run", steps=3, lr=2e-2))
+
+
+def test_the_step_is_traced_once(inputs, tmp_path, monkeypatch):
+    traced = []
+
+    def counted(*args, **kwargs):
+        traced.append(1)
+        return step(*args, **kwargs)
+
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", counted)
+    train(_config(inputs, tmp_path / "run"))
+    assert len(traced) == 1
+
+
+def test_pmap_and_jit_do_the_same(inputs, tmp_path):
+    for mode in ("pmap", "jit"):
+        train(_config(inputs, tmp_path / mode, parallel=mode))
+    assert _losses(tmp_path / "pmap") == _losses(tmp_path / "jit")
+
+
+# Every gate fires ------------------------------------------------------------------------------
+
+
+def _gate(report, gate_id):
+    (gate,) = (gate for gate in report["gates"] if gate["id"] == gate_id)
+    return gate
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_leaf(inputs, tmp_path):
+    config = _config(inputs, tmp_path / "run", lr=1e30, clip=0.0, warmup_steps=0)
+    report = train(config)
+    assert report["status"] == "ABORTED"
+    assert "step 2: " in report["verdict"] and "is not finite" in report["verdict"]
+    assert not _gate(report, "GATE-TRAIN-007")["passed"]
+    assert report["model"] is None
+
+
+def test_divergence_stops_the_run(inputs, tmp_path):
+    config = _config(inputs, tmp_path / "run", max_first_val_loss=1.0)
+    report = train(config)
+    assert (report["status"], report["steps"]) == ("ABORTED", 4)
+    assert "divergence at step 4" in report["verdict"]
+    assert not _gate(report, "GATE-TRAIN-005")["passed"]
+    assert report["model"] is None
+
+
+def test_a_doubled_loss_is_divergence(inputs, tmp_path):
+    report = train(_config(inputs, tmp_path / "run", lr=10.0, warmup_steps=0))
+    assert report["status"] == "ABORTED" and "divergence" in report["verdict"]
+    gate = _gate(report, "GATE-TRAIN-005")
+    assert gate["value"] is None or gate["value"] > gate["threshold"]
+
+
+def test_a_broken_init_is_refused_before_the_first_step(inputs, tmp_path):
+    config = _config(inputs, tmp_path / "run", mode="finetune", max_initial_val_loss=4.0)
+    report = train(config)
+    assert (report["status"], report["steps"]) == ("REFUSED", 0)
+    assert "flat logits" in report["verdict"]
+    assert not _gate(report, "INIT-VAL-LOSS")["passed"]
+
+
+def test_leaked_documents_are_refused(inputs, tmp_path):
+    leaky = write_shards(tmp_path / "leaky", 1_000, seed=0)  # the first documents of training
+    report = train(_config(inputs | {"val_shards": str(leaky)}, tmp_path / "run"))
+    assert (report["status"], report["steps"]) == ("REFUSED", 0)
+    assert _gate(report, "HELD-OUT")["value"] > 10
+
+
+def test_a_missed_target_is_not_ok(inputs, tmp_path):
+    report = train(_config(inputs, tmp_path / "run", target_val_loss=1.0))
+    assert report["status"] == "MISSED" and "GATE-TRAIN-003" in report["verdict"]
+    assert report["model"] == "model.apr"
+
+
+def test_too_good_to_be_true_is_not_ok(inputs, tmp_path):
+    report = train(_config(inputs, tmp_path / "run", min_val_loss=4.5))
+    assert report["status"] == "MISSED" and "VAL-LOSS-FLOOR" in report["verdict"]
+
+
+# What is refused ---------------------------------------------------------------------------------
+
+
+def test_the_same_folder_twice_is_refused(inputs, tmp_path):
+    with pytest.raises(TrainError, match="the same folder"):
+        train(_config(inputs | {"val_shards": inputs["shards"]}, tmp_path / "run"))
+
+
+def test_ids_beyond_the_model_are_refused(inputs, tmp_path):
+    small: Qwen2Config = dataclasses.replace(TINY, vocab_size=50)
+    init = write_model(tmp_path / "small.apr", small)
+    with pytest.raises(Exception, match="beyond the model's 50 rows"):
+        train(_config(inputs | {"init": str(init)}, tmp_path / "run"))
+
+
+def test_parameters_that_are_not_finite_are_refused(inputs, tmp_path):
+    with open_apr(inputs["init"]) as file:
+        tensors = {name: np.array(file.read(name)) for name in file.names}
+        metadata = file.metadata
+    tensors["model.norm.weight"][3] = np.nan
+    write_apr(tmp_path / "nan.apr", tensors, metadata)
+    with pytest.raises(Exception, match=r"model\.norm\.weight has 1 of 32 values"):
+        train(_config(inputs | {"init": str(tmp_path / "nan.apr")}, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps=0"),
+        ({"batch_size": 6, "accumulate": 4}, "does not divide"),
+        ({"warmup_steps": 12}, "leaves nothing"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"lr_min": 1.0}, "lr_min=1.0"),
+        ({"clip": -1.0}, "clip=-1.0"),
+        ({"beta2": 1.0}, "betas"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(inputs, tmp_path, changes, message):
+    with pytest.raises(TrainError, match=message):
+        _config(inputs, tmp_path, **changes)
