@@ -49,13 +49,22 @@ class Header:
             raise FileTooShort(
                 path, f"has {len(data)} bytes, a header alone has {HEADER_BYTES}; copy it again"
             )
-        magic, major, minor, flags, count, *places = _FIELDS.unpack_from(data)
+        magic, *version, flags, count, metadata, size, index, start = _FIELDS.unpack_from(data)
         if magic != MAGIC:
             raise InvalidMagic(
                 path, f"starts with {magic!r}, not {MAGIC!r}; this is not an APR v2 file"
             )
         (stored,) = _CHECKSUM.unpack_from(data, _FIELDS.size)
-        header = cls((major, minor), flags, count, *places, stored)
+        header = cls(
+            version=(version[0], version[1]),
+            flags=flags,
+            tensor_count=count,
+            metadata_offset=metadata,
+            metadata_size=size,
+            tensor_index_offset=index,
+            data_offset=start,
+            checksum=stored,
+        )
         computed = _checksum(bytes(data[:HEADER_BYTES]))
         if computed != stored:
             raise ChecksumMismatch(

@@ -1,6 +1,7 @@
 """Tensors of a HuggingFace folder or a safetensors file, read lazily one at a time."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
@@ -9,20 +10,26 @@ from typing import Any, Self
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from apr_jax.codec import dtypes
 from apr_jax.codec.errors import (
     InvalidSafetensors,
     NoSuchTensor,
     ShardIndexError,
     UnknownFormat,
     Unreadable,
-    UnsupportedDtype,
 )
 from apr_jax.files import read_json
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class HfTensor:
+    """One tensor as a safetensors header describes it; `dtype` is its name there."""
+
+    dtype: str
+    shape: tuple[int, ...]
 
 
 class HfFolder:
@@ -57,32 +64,13 @@ class HfFolder:
             raise UnknownFormat(path, "is not a JSON object; put the model's own config.json there")
         return config
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of one tensor."""
-        return tuple(self._slice(name).get_shape())
-
-    def dtype(self, name: str) -> str:
-        """The name of a tensor's type in the codec's table.
-
-        Raises:
-          UnsupportedDtype: safetensors has types that `.apr` files cannot hold.
-        """
-        stored = self._slice(name).get_dtype()
-        row = dtypes.BY_NAME.get(stored)
-        if row is None or row.numpy is None:
-            raise UnsupportedDtype(
-                self.path, f"has type {stored}, which .apr files cannot hold", tensor=name
-            )
-        return row.name
-
-    def nbytes(self, name: str) -> int:
-        """The size of one tensor in bytes."""
-        (size,) = dtypes.BY_NAME[self.dtype(name)].sizes(self.shape(name))
-        return size
+    def info(self, name: str) -> HfTensor:
+        """Type and shape of one tensor."""
+        stored = self._shard(name).get_slice(name)
+        return HfTensor(stored.get_dtype(), tuple(stored.get_shape()))
 
     def read(self, name: str) -> np.ndarray:
         """One tensor in its own type."""
-        self.dtype(name)
         try:
             return self._shard(name).get_tensor(name)
         except SafetensorError as error:
@@ -105,9 +93,6 @@ class HfFolder:
             raise NoSuchTensor(
                 self.path, f"is not among its {len(self._shards)} tensors", tensor=name
             ) from None
-
-    def _slice(self, name: str) -> Any:
-        return self._shard(name).get_slice(name)
 
     def _open_shards(self) -> dict[str, Any]:
         """Every tensor's name with the open file that holds it."""

@@ -5,6 +5,7 @@ place, so each tensor is written where it belongs whenever it comes, and memory 
 """
 
 import contextlib
+import dataclasses
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -39,6 +40,14 @@ class Declared(Protocol):
 
     @property
     def shape(self) -> Sequence[int]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySpec:
+    """The least that satisfies `Declared`."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
 
 
 def write_apr(

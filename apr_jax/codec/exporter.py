@@ -1,0 +1,130 @@
+"""From `.apr` to a HuggingFace folder that `transformers` loads."""
+
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from apr_jax.codec import dtypes, folders
+from apr_jax.codec.checkpoint import Checkpoint, open_checkpoint
+from apr_jax.codec.compare import verify_copy
+from apr_jax.codec.errors import UnknownFormat
+from apr_jax.codec.hf_folder import CONFIG, INDEX, SINGLE
+from apr_jax.files import WriteError, read_json, write_json
+
+MAX_SHARD_BYTES = 5_000_000_000
+RECORD = "export_record.json"
+REPORT = "report.json"
+
+
+def export_checkpoint(
+    apr: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    strict: bool = True,
+) -> dict[str, Any]:
+    """Export an `.apr` model as a HuggingFace folder, read it back and compare.
+
+    The folder gets its name only when complete and verified. Tokenizer files come back from
+    `NAME.tokenizer/` beside `NAME.apr`. `export_record.json` in it lists what was written; by it
+    a later export knows that it may replace the folder.
+
+    Args:
+      apr: the model file.
+      out: the folder; missing, empty, or an earlier export to which nothing was added.
+      max_shard_bytes: tensors beyond this many bytes go to further files, with an index.
+      strict: refuse a file with oddities, such as a wrong CRC.
+
+    Returns:
+      The report: paths, counts, the files written and what was left out.
+
+    Raises:
+      AprError: the file is damaged, incomplete or not an `.apr`; or the folder is in use.
+      WriteError: the operating system refused.
+    """
+    target = pathlib.Path(out)
+    _require_replaceable(target)
+    with open_checkpoint(apr, strict=strict) as checkpoint:
+        if checkpoint.format != "apr":
+            raise UnknownFormat(apr, "is not an .apr file; export takes one")
+        checkpoint.require_complete()
+        with folders.atomic_folder(target) as folder:
+            _write_tensors(checkpoint, folder, max_shard_bytes)
+            write_json(folder / CONFIG, checkpoint.config.to_hf(_torch_dtype(checkpoint)))
+            folders.copy_files(checkpoint.companions, folder)
+            files = sorted(file.name for file in folder.iterdir())
+            write_json(folder / RECORD, {"source": pathlib.Path(apr).name, "files": files})
+            with open_checkpoint(folder) as copy:
+                verify_copy(checkpoint, copy)
+        return {
+            "apr": os.fspath(apr),
+            "folder": str(target),
+            "files": files,
+            "tied_embeddings": checkpoint.config.tied,
+            "parameters": checkpoint.config.num_parameters(),
+            "tensors": len(checkpoint.names),
+            "left_out": checkpoint.left_out,
+            "problems": [str(problem) for problem in checkpoint.problems],
+        }
+
+
+def _require_replaceable(target: pathlib.Path) -> None:
+    """Refuse a folder with anything that an export did not write: it may be the original model."""
+    ours: list[str] = []
+    if (target / RECORD).is_file():
+        record = read_json(target / RECORD)
+        files = record.get("files") if isinstance(record, dict) else None
+        ours = [RECORD, REPORT, *map(str, files if isinstance(files, list) else [])]
+    folders.require_only(target, ours)
+
+
+def _write_tensors(checkpoint: Checkpoint, folder: pathlib.Path, max_shard_bytes: int) -> None:
+    shards = _shards(checkpoint, max_shard_bytes)
+    if len(shards) == 1:
+        _save(checkpoint, shards[0], folder / SINGLE)
+        return
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _save(checkpoint, names, folder / file)
+        weight_map |= dict.fromkeys(names, file)
+    total = sum(checkpoint.nbytes(name) for name in checkpoint.names)
+    write_json(
+        folder / INDEX,
+        {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))},
+    )
+
+
+def _shards(checkpoint: Checkpoint, max_bytes: int) -> list[list[str]]:
+    """The tensors in the order of the layers, cut before a file would grow past `max_bytes`."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name in checkpoint.config.tensors():
+        nbytes = checkpoint.nbytes(name)
+        if shards[-1] and size + nbytes > max_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += nbytes
+    return shards
+
+
+def _save(checkpoint: Checkpoint, names: Iterable[str], path: pathlib.Path) -> None:
+    # Views on the memory map: the operating system pages them in and out as they are written.
+    tensors = {name: checkpoint.read(name) for name in names}
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise WriteError(f"{path}: cannot be written ({error})") from error
+
+
+def _torch_dtype(checkpoint: Checkpoint) -> str:
+    """The one type of all tensors; of mixed ones a type that holds them all."""
+    found = {dtypes.BY_NUMPY[checkpoint.dtype(name)].torch for name in checkpoint.names}
+    if len(found) == 1:
+        return str(found.pop())
+    return "float64" if "float64" in found else "float32"

@@ -1,0 +1,102 @@
+"""Folders that appear under their name only when complete; the files that travel with a model."""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+
+from apr_jax.codec.errors import FolderInUse
+from apr_jax.files import WriteError
+
+# What belongs to a model besides its tensors and config.json.
+COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+
+
+def tokenizer_folder(apr: str | os.PathLike[str]) -> pathlib.Path:
+    """Where the companions of `NAME.apr` lie: `NAME.tokenizer/` beside it."""
+    return pathlib.Path(apr).with_suffix(".tokenizer")
+
+
+def companions(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
+    """The tokenizer and generation files that `folder` has."""
+    paths = (pathlib.Path(folder) / name for name in COMPANIONS)
+    return [path for path in paths if path.is_file()]
+
+
+def require_only(folder: pathlib.Path, names: Iterable[str]) -> None:
+    """Refuse a path that is not a folder, or a folder with other files than `names`.
+
+    Raises:
+      FolderInUse: names the first such file.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise FolderInUse(folder, "is not a folder; choose another path")
+    if others := {entry.name for entry in folder.iterdir()} - set(names):
+        raise FolderInUse(
+            folder, f"holds {min(others)!r}, which is not to be replaced; choose an empty folder"
+        )
+
+
+def replace_companions(files: Sequence[pathlib.Path], folder: pathlib.Path) -> None:
+    """Make `folder` hold copies of `files` and nothing else; without files it is removed."""
+    if files:
+        with atomic_folder(folder) as new:
+            copy_files(files, new)
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
+def copy_files(files: Iterable[pathlib.Path], folder: pathlib.Path) -> None:
+    """Copy the content of `files` into `folder` under their own names."""
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """Fill a temporary folder beside `path`; on success sync it and put it in the place of `path`.
+
+    A process killed on the way leaves the old folder, or none, never one that looks finished.
+
+    Raises:
+      WriteError: the operating system refused; says the path and its reason.
+    """
+    target = pathlib.Path(os.path.abspath(path))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{target.name}.", suffix=".part", dir=target.parent
+        ) as work:
+            new, old = pathlib.Path(work) / "new", pathlib.Path(work) / "old"
+            new.mkdir()
+            yield new
+            for file in new.iterdir():
+                _sync(file)
+            _sync(new)
+            if target.exists():
+                target.rename(old)
+            new.rename(target)
+            _sync(target.parent)
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

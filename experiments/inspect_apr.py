@@ -1,0 +1,86 @@
+"""Show an `.apr` file: header, metadata, tensors, health. Exit code 1 when something is odd."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+
+from apr_jax.codec import AprError, AprFile, open_apr
+from apr_jax.codec.header import Flags
+from apr_jax.codec.stats import tensor_stats
+from experiments.program import report, run
+
+_APR = flags.DEFINE_string("apr", None, "The file.", required=True)
+_STATS = flags.DEFINE_bool("stats", False, "Read every tensor: its mean, std, min and max.")
+_OUT = flags.DEFINE_string("out", None, "Folder for report.json; unset writes none.")
+
+_SHOWN_CHARACTERS = 100
+
+
+def main() -> int:
+    with open_apr(_APR.value) as file:
+        tensors = [_tensor(file, name) for name in file.names]
+        problems = [f"{type(problem).__name__}: {problem}" for problem in file.problems]
+        values = {
+            "status": "odd" if problems else "ok",
+            "apr": _APR.value,
+            "header": dataclasses.asdict(file.header),
+            "metadata": file.metadata,
+            "tensors": tensors,
+            "problems": problems,
+        }
+    report(_OUT.value, values, list(_lines(values)))
+    return 1 if problems else 0
+
+
+def _tensor(file: AprFile, name: str) -> dict[str, Any]:
+    info = file.info(name)
+    row = {"name": name, "dtype": info.dtype, "shape": list(info.shape), "bytes": info.nbytes}
+    if _STATS.value:
+        try:
+            row |= dataclasses.asdict(tensor_stats(file.read(name)))
+        except AprError as error:
+            row["unread"] = str(error)
+    return row
+
+
+def _lines(values: dict[str, Any]) -> Iterator[str]:
+    yield "header"
+    for key, value in values["header"].items():
+        yield f"  {key:20} {Flags(value)!r}" if key == "flags" else f"  {key:20} {value}"
+    yield "metadata"
+    for key, value in values["metadata"].items():
+        text = json.dumps(value)
+        cut = "" if len(text) <= _SHOWN_CHARACTERS else f"... ({len(text):,} characters)"
+        yield f"  {json.dumps(key)[1:-1]:24} {text[:_SHOWN_CHARACTERS]}{cut}"
+    yield f"tensors ({len(values['tensors'])})"
+    yield from _table(values["tensors"])
+    yield "health"
+    yield from (f"  {problem}" for problem in values["problems"] or ["nothing odd was found"])
+
+
+def _table(tensors: list[dict[str, Any]]) -> Iterator[str]:
+    columns = ["name", "dtype", "shape", "bytes"]
+    if _STATS.value:
+        columns += ["mean", "std", "min", "max", "not_finite"]
+    rows = [columns] + [[_cell(row, column) for column in columns] for row in tensors]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"  {'  '.join(cells)}".rstrip()
+    yield from (f"  not read: {row['unread']}" for row in tensors if "unread" in row)
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    value = row.get(column)
+    if value is None:
+        return "-"
+    if column == "name":
+        return value if value.isprintable() else ascii(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    run(main)
