@@ -1,0 +1,3 @@
+"""Attention: one public function, several implementations."""
+
+from kernels.attention.api import IMPLEMENTATIONS, attention

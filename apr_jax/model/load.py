@@ -1,0 +1,85 @@
+"""From a checkpoint to a model that runs: everything is checked before anything is returned."""
+
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from apr_jax.codec import Checkpoint, Coverage, open_checkpoint
+from apr_jax.errors import UserError
+from apr_jax.model.params import to_tree
+from apr_jax.model.qwen2 import Qwen2
+
+
+class LoadError(UserError):
+    """The checkpoint does not hold the parameters of its own configuration."""
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    compute_dtype: Any = jnp.float32,
+    attention_impl: str = "xla",
+    remat: bool = False,
+    param_dtype: Any = jnp.float32,
+) -> tuple[Qwen2, dict[str, Any]]:
+    """Read an `.apr` file, a HuggingFace folder or a safetensors file.
+
+    Args:
+      compute_dtype, attention_impl, remat: as `Qwen2` takes them.
+      param_dtype: to which every parameter is cast, whatever the file holds.
+
+    Returns:
+      The model, and its parameters on JAX's default device:
+      `model.apply({"params": params}, ids_BT)` gives logits.
+
+    Raises:
+      AprError, ConfigError: the file is damaged, incomplete, or not plain Qwen2.
+      LoadError: tensors missing, superfluous, of another shape or not finite.
+    """
+    with open_checkpoint(path) as checkpoint:
+        _check_coverage(checkpoint)
+        named = {name: _read(checkpoint, name, param_dtype) for name in checkpoint.names}
+        model = Qwen2(checkpoint.config, compute_dtype, attention_impl, remat)
+    return model, jax.device_put(to_tree(named))
+
+
+def _check_coverage(checkpoint: Checkpoint) -> None:
+    coverage = checkpoint.coverage()
+    if not coverage.complete:
+        family = _family(coverage, checkpoint.config.num_layers)
+        raise LoadError(f"{checkpoint.path}: {family}{coverage.describe()}")
+
+
+def _family(coverage: Coverage, num_layers: int) -> str:
+    """What a known pattern of differences means."""
+    if any(".q_norm." in name for name in coverage.extra):
+        return (
+            "metadata says qwen2, but the tensors are of qwen3 (q_norm), which is not supported; "
+        )
+    biases = [name for name in coverage.missing if name.endswith("_proj.bias")]
+    if len(biases) == 3 * num_layers:
+        return (
+            f"all {len(biases)} biases of q, k and v are missing, as programs for Llama leave "
+            "them; without them Qwen2 computes something else, so convert its source again; "
+        )
+    return ""
+
+
+def _read(checkpoint: Checkpoint, name: str, dtype: Any) -> np.ndarray:
+    if not jnp.issubdtype(checkpoint.dtype(name), jnp.floating):
+        raise LoadError(
+            f"{checkpoint.path}: {name} has type {checkpoint.dtype(name)}, a parameter needs a "
+            "floating one; convert the model again from its source"
+        )
+    with np.errstate(over="ignore"):  # the check below says it better
+        array = np.array(checkpoint.read(name), dtype)
+    bad = array.size - np.count_nonzero(np.isfinite(array))
+    if bad:
+        raise LoadError(
+            f"{checkpoint.path}: {name} has {bad:,} of {array.size:,} values that are not finite "
+            f"in {array.dtype}; the file is damaged or its type is mislabelled"
+        )
+    return array

@@ -1,0 +1,134 @@
+"""The public function: refuses what an implementation cannot run, then runs exactly that one.
+
+Letters in shapes: B batch, T query, S key, N query heads, K key-value heads, H head size.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from kernels.attention.reference import attention_xla
+
+IMPLEMENTATIONS = ("cudnn", "pallas", "xla")
+
+
+def attention(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    *,
+    segment_start_BT: jax.Array | None = None,
+    causal: bool = True,
+    q_offset: int | jax.Array = 0,
+    scale: float | None = None,
+    impl: str,
+) -> jax.Array:
+    """Softmax attention with grouped queries: query head n reads key-value head n // (N // K).
+
+    Args:
+      q_BTNH, k_BSKH, v_BSKH: float32, bfloat16 or float16, all three alike.
+      segment_start_BT: int32. For packed rows: the first key of the query's own document, at most
+        the query's own place. Key s is visible to query t iff segment_start[t] <= s <= t.
+      causal: query t sees no key after its own place.
+      q_offset: the place of the first query among the keys, for queries that continue a cache.
+      scale: factor on the scores; None is 1/sqrt(H).
+      impl: "xla" runs everywhere; "cudnn" is fused, on CUDA GPUs in 16 bits, without packed rows.
+
+    Returns:
+      BTNH in the dtype of `q_BTNH`. The softmax is in float32.
+
+    Raises:
+      ValueError, TypeError: shapes, dtypes or arguments that do not go together.
+      NotImplementedError: `impl` cannot run this here. Nothing falls back to another one.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl={impl!r} is not one of {', '.join(map(repr, IMPLEMENTATIONS))}")
+    _check_arrays(q_BTNH, k_BSKH, v_BSKH)
+    _check_visibility(q_BTNH, segment_start_BT, causal, q_offset)
+    scale = 1 / math.sqrt(q_BTNH.shape[-1]) if scale is None else scale
+    if impl == "pallas":
+        raise NotImplementedError(
+            "impl='pallas': this version has no Pallas attention kernel yet; "
+            "use impl='cudnn' on a GPU in 16 bits, impl='xla' elsewhere"
+        )
+    if impl == "cudnn":
+        _check_cudnn(q_BTNH, segment_start_BT, q_offset)
+        return jax.nn.dot_product_attention(
+            q_BTNH, k_BSKH, v_BSKH, scale=scale, is_causal=causal, implementation="cudnn"
+        )
+    return attention_xla(
+        q_BTNH,
+        k_BSKH,
+        v_BSKH,
+        segment_start_BT=segment_start_BT,
+        causal=causal,
+        q_offset=q_offset,
+        scale=scale,
+    )
+
+
+def _check_arrays(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array) -> None:
+    shapes = f"q {q_BTNH.shape}, k {k_BSKH.shape}, v {v_BSKH.shape}"
+    if not q_BTNH.ndim == k_BSKH.ndim == 4:
+        raise ValueError(f"q, k and v need four axes [batch, position, head, channel]: {shapes}")
+    if k_BSKH.shape != v_BSKH.shape:
+        raise ValueError(f"k and v differ in shape: {shapes}")
+    (B, _, N, H), (B_k, _, K, H_k) = q_BTNH.shape, k_BSKH.shape
+    if B != B_k or H != H_k:
+        raise ValueError(f"q and k differ in batch or head size: {shapes}")
+    if N % K:
+        raise ValueError(f"{N} query heads cannot be grouped over {K} key-value heads: {shapes}")
+    dtypes = {str(x.dtype) for x in (q_BTNH, k_BSKH, v_BSKH)}
+    if len(dtypes) > 1 or not dtypes <= {"float32", "bfloat16", "float16"}:
+        raise TypeError(
+            "q, k and v must all be float32, bfloat16 or float16, "
+            f"not {q_BTNH.dtype}, {k_BSKH.dtype}, {v_BSKH.dtype}"
+        )
+
+
+def _check_visibility(
+    q_BTNH: jax.Array,
+    segment_start_BT: jax.Array | None,
+    causal: bool,
+    q_offset: int | jax.Array,
+) -> None:
+    if not causal and not _is_zero(q_offset):
+        raise ValueError("q_offset places queries under the causal mask: it needs causal=True")
+    if segment_start_BT is None:
+        return
+    if not causal:
+        raise ValueError(
+            "segment_start_BT needs causal=True: alone it does not end a document, "
+            "so queries would see the documents after their own"
+        )
+    if segment_start_BT.shape != q_BTNH.shape[:2]:
+        raise ValueError(
+            f"segment_start_BT has shape {segment_start_BT.shape}, "
+            f"the queries need {q_BTNH.shape[:2]}"
+        )
+    if segment_start_BT.dtype != jnp.int32:
+        raise TypeError(f"segment_start_BT must be int32, not {segment_start_BT.dtype}")
+
+
+def _check_cudnn(
+    q_BTNH: jax.Array, segment_start_BT: jax.Array | None, q_offset: int | jax.Array
+) -> None:
+    H = q_BTNH.shape[-1]
+    if jax.default_backend() != "gpu":
+        reason = f"needs a CUDA GPU, and JAX computes on {jax.default_backend()!r} here"
+    elif q_BTNH.dtype == jnp.float32:
+        reason = "computes in bfloat16 or float16, not in float32"
+    elif segment_start_BT is not None:
+        reason = "has no mask for packed rows: documents would see each other"
+    elif not _is_zero(q_offset):
+        reason = "counts queries from the first key, so it cannot continue a cache"
+    elif H % 8 or H > 256:
+        reason = f"needs a head size that is a multiple of 8 up to 256, not {H}"
+    else:
+        return
+    raise NotImplementedError(f"impl='cudnn' {reason}; use impl='xla'")
+
+
+def _is_zero(q_offset: int | jax.Array) -> bool:
+    return isinstance(q_offset, int) and q_offset == 0
