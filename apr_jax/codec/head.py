@@ -63,6 +63,7 @@ def require_agreement(folder: HfFolder, tied: bool) -> None:
         )
 
 
+@np.errstate(invalid="ignore")  # signalling NaNs become quiet ones
 def _equal(source: AprFile | HfFolder) -> bool:
     """By value and a part at a time: importers store one of the two as a float32 copy."""
     if EMBEDDING not in source.names:

@@ -145,9 +145,19 @@ def _weight_map(path: pathlib.Path) -> Mapping[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ShardIndexError(path, "has no weight_map; download it again")
     for name, file in weight_map.items():
-        # A plain name cannot leave the folder; caches of symbolic links still work.
-        if not isinstance(file, str) or pathlib.PurePath(file).name != file or "\\" in file:
+        if not isinstance(file, str) or not _is_plain(file):
             raise ShardIndexError(
-                path, f"is placed in {file!r}, not a plain file name; mend the index", tensor=name
+                path,
+                f"is placed in {file!r}, not a plain name of a .safetensors file; mend the index",
+                tensor=name,
             )
     return weight_map
+
+
+def _is_plain(file: str) -> bool:
+    """A plain name cannot leave the folder; the symbolic links of download caches still work."""
+    return (
+        file.endswith(".safetensors")
+        and file.isprintable()
+        and pathlib.PurePath(file).name == pathlib.PureWindowsPath(file).name == file
+    )

@@ -131,7 +131,10 @@ class AprFile:
         data = self.raw(name)
         flat = np.frombuffer(data[: len(data) // native.itemsize * native.itemsize], native)
         array = self._shaped(flat, info) if info.fits_shape else flat
-        return array if dtype is None or array.dtype == dtype else array.astype(dtype)
+        if dtype is None or array.dtype == dtype:
+            return array
+        with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+            return array.astype(dtype)
 
     def close(self) -> None:
         """Let go of the file."""

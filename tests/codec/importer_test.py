@@ -1,0 +1,130 @@
+"""A HuggingFace model becomes an `.apr` file that holds it bit for bit, or nothing is written."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from apr_jax.codec import errors, import_checkpoint, open_apr, open_checkpoint
+from apr_jax.codec.compare import same_bits
+from apr_jax.codec.qwen2 import EMBEDDING, HEAD
+from tests.codec import small
+
+TOKENIZER = {"tokenizer.json": "{}", "merges.txt": "a b\n", "generation_config.json": "{}"}
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_bit_arrives(tmp_path, tied, shards):
+    values = small.tensors(tied=tied)
+    folder = small.hf_folder(tmp_path / "hf", values, tied=tied, shards=shards, files=TOKENIZER)
+    result = import_checkpoint(folder, tmp_path / "out" / "small.apr")
+    assert result["apr"] == str(tmp_path / "out" / "small.apr")
+    with open_apr(result["apr"], strict=True) as file:
+        assert file.names == sorted(values)
+        for name, array in values.items():
+            assert same_bits(file.read(name), array)
+            digest = hashlib.sha256(array.tobytes()).hexdigest()
+            assert file.metadata["import_sha256"][name] == digest
+            assert result["tensors"][name]["sha256"] == digest
+        assert file.metadata["name"] == "hf"
+        assert file.metadata["original_format"] == "safetensors"
+        assert file.metadata["tied_embeddings"] is tied
+        elements = sum(array.size for array in values.values())
+        assert file.metadata["param_count"] == result["parameters"] == elements
+        assert file.metadata["total_size"] == 2 * elements
+    copied = {path.name: path.read_text() for path in (tmp_path / "out/small.tokenizer").iterdir()}
+    assert copied == TOKENIZER and sorted(result["tokenizer_files"]) == sorted(TOKENIZER)
+
+
+def test_types_may_differ_from_tensor_to_tensor(tmp_path):
+    values = {
+        name: small.tensors(dtype=small.FLOATS[at % 4])[name]
+        for at, name in enumerate(small.config().tensors())
+    }
+    import_checkpoint(small.hf_folder(tmp_path / "hf", values), tmp_path / "a.apr")
+    with open_apr(tmp_path / "a.apr") as file:
+        assert all(same_bits(file.read(name), array) for name, array in values.items())
+
+
+def test_the_same_source_gives_the_same_bytes(tmp_path):
+    folder = small.hf_folder(tmp_path / "hf", small.tensors())
+    import_checkpoint(folder, tmp_path / "1.apr")
+    import_checkpoint(folder / "model.safetensors", tmp_path / "2.apr")
+    assert (tmp_path / "1.apr").read_bytes() == (tmp_path / "2.apr").read_bytes()
+
+
+def test_into_a_folder(tmp_path):
+    folder = small.hf_folder(tmp_path / "hf", small.tensors(), files=TOKENIZER)
+    assert import_checkpoint(folder, tmp_path / "out")["apr"] == str(tmp_path / "out/model.apr")
+    assert (tmp_path / "out/model.tokenizer/tokenizer.json").exists()
+
+
+def test_the_tokenizer_is_always_that_of_the_model(tmp_path):
+    with_files = small.hf_folder(tmp_path / "1", small.tensors(), files=TOKENIZER)
+    without = small.hf_folder(tmp_path / "2", small.tensors())
+    import_checkpoint(with_files, tmp_path / "a.apr")
+    assert (tmp_path / "a.tokenizer").is_dir()
+    assert import_checkpoint(without, tmp_path / "a.apr")["tokenizer"] is None
+    assert not (tmp_path / "a.tokenizer").exists()
+
+
+def test_a_tokenizer_folder_with_other_files_is_not_touched(tmp_path):
+    folder = small.hf_folder(tmp_path / "hf", small.tensors(), files=TOKENIZER)
+    (tmp_path / "a.tokenizer").mkdir()
+    (tmp_path / "a.tokenizer/notes.txt").write_text("mine")
+    with pytest.raises(errors.FolderInUse, match=r"notes\.txt"):
+        import_checkpoint(folder, tmp_path / "a.apr")
+    assert not (tmp_path / "a.apr").exists()
+
+
+def test_an_equal_head_of_a_tied_model_is_dropped(tmp_path):
+    values = small.tensors()
+    folder = small.hf_folder(tmp_path / "hf", small.with_head(values, values[EMBEDDING].copy()))
+    assert set(import_checkpoint(folder, tmp_path / "a.apr")["left_out"]) == {HEAD}
+    with open_apr(tmp_path / "a.apr") as file:
+        assert HEAD not in file.names
+
+
+def test_an_equal_head_of_an_untied_model_stays_its_own(tmp_path):
+    values = small.tensors()
+    values = small.with_head(values, values[EMBEDDING].copy())
+    import_checkpoint(small.hf_folder(tmp_path / "hf", values, tied=False), tmp_path / "a.apr")
+    with open_checkpoint(tmp_path / "a.apr") as checkpoint:
+        assert not checkpoint.config.tied and same_bits(checkpoint.read(HEAD), values[HEAD])
+
+
+def changed(**changes):
+    values = small.tensors() | changes
+    return {name: array for name, array in values.items() if array is not None}
+
+
+@pytest.mark.parametrize(
+    "values, tied, error, message",
+    [
+        (changed(**{"model.norm.weight": None}), True, errors.IncompleteModel, "1 missing"),
+        (changed(extra=np.zeros(1)), True, errors.IncompleteModel, "1 extra"),
+        (changed(**{"model.norm.weight": np.zeros(9)}), True, errors.IncompleteModel, r"\[9\]"),
+        (changed(), False, errors.IncompleteModel, r"1 missing \(lm_head.weight"),
+        (changed(**{HEAD: np.zeros((24, 8))}), True, errors.HeadError, "differs"),
+        (
+            changed(**{"model.norm.weight": np.zeros(8, np.uint64)}),
+            True,
+            errors.UnsupportedDtype,
+            "U64",
+        ),
+    ],
+)
+def test_what_is_not_the_model_is_refused_before_anything_is_written(
+    tmp_path, values, tied, error, message
+):
+    folder = small.hf_folder(tmp_path / "hf", values, tied=tied)
+    with pytest.raises(error, match=message):
+        import_checkpoint(folder, tmp_path / "out" / "a.apr")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_apr_file_is_no_source(tmp_path):
+    import_checkpoint(small.hf_folder(tmp_path / "hf", small.tensors()), tmp_path / "a.apr")
+    with pytest.raises(errors.UnknownFormat, match="already"):
+        import_checkpoint(tmp_path / "a.apr", tmp_path / "b.apr")
