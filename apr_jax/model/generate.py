@@ -111,10 +111,11 @@ def _continue(
     # Only the plain implementation can continue a cache; for single queries it is the right one.
     model = model.clone(attention_impl="xla", remat=False)
     cache, ids_BT, place = new_cache(model, len(prompt_T) + max_tokens), prompt_T[None], 0
+    greedy = np.float32(temperature) == 0  # so is what float32 cannot tell from 0
     for token_key in jax.random.split(key, max_tokens):
         logits_BV, cache = step(model, params, cache, ids_BT, place)
         place += ids_BT.shape[1]
-        if temperature == 0:
+        if greedy:
             token = int(jnp.argmax(logits_BV[0]))
         else:
             token = int(sample(logits_BV, token_key, temperature, top_p)[0])

@@ -71,7 +71,9 @@ def test_nucleus(top_p: float, kept: set[int]) -> None:
 
 def test_a_tiny_temperature_takes_the_likeliest() -> None:
     logits_BV = jnp.array([[3.0, 4.0, 1.0]])
-    assert int(sample(logits_BV, KEY, 1e-38, 1.0)[0]) == 1
+    assert int(sample(logits_BV, KEY, 1e-37, 1.0)[0]) == 1
+    ids_T = small.ids(5, batch=1)[0]
+    assert continuation(ids_T, temperature=1e-50) == continuation(ids_T)
 
 
 @pytest.mark.parametrize(
