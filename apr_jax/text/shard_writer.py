@@ -1,0 +1,191 @@
+"""Writing token ids as shards that can be cut off at any moment and taken up again.
+
+A folder goes through two states. While `unfinished.json` is there it lists the shards that are
+complete; `manifest.json` takes its place when all are. Both name the settings, and for each shard
+the hash of its ids and of the documents in it. The same settings and documents give the same bytes,
+interrupted or not; a folder that holds anything else is refused and left as it is.
+"""
+
+import hashlib
+import io
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from apr_jax.files import read_json, write_bytes, write_json
+from apr_jax.text.manifest import (
+    NAME,
+    SCHEMA,
+    TOKEN_BYTES,
+    UNFINISHED,
+    ShardError,
+    settings_sha256,
+)
+
+
+class ShardWriter:
+    """Writes one folder of shards, document by document.
+
+    Call for each document in order `is_written`; when it is not, `add`. At the end, `finish`.
+    """
+
+    def __init__(self, folder: pathlib.Path, settings: dict[str, Any]) -> None:
+        """Take the folder, or go on with what it holds of the same settings.
+
+        Raises:
+          ShardError: the folder holds shards of other settings, or of another program.
+        """
+        self.folder = folder
+        self._settings = {
+            "schema": SCHEMA,
+            **settings,
+            "settings_sha256": settings_sha256(settings),
+        }
+        self._finished = self._find_finished()
+        # Documents of finished shards pass by again, to be compared; this many shards have so far.
+        self._passed = 0
+        self._document_index = 0
+        self._start_shard()
+        write_json(folder / UNFINISHED, self._settings | {"shards": self._finished})
+        (folder / NAME).unlink(missing_ok=True)
+        self._remove_leftovers()
+
+    def is_written(self, document: bytes) -> bool:
+        """Whether this, the next document, is in a shard that is finished already.
+
+        Raises:
+          ShardError: another document stood here when that shard was written.
+        """
+        if self._passed == len(self._finished):
+            if self._finished and self._finished[-1]["tokens"] < self._shard_tokens:
+                self._refuse_changed()  # only the corpus's end closes a shard that is not full
+            return False
+        entry = self._finished[self._passed]
+        self._count(document)
+        if self._documents == entry["documents"]:
+            if self._digest.hexdigest() != entry["documents_sha256"]:
+                self._refuse_changed()
+            self._passed += 1
+            self._start_shard()
+        return True
+
+    def add(self, document: bytes, ids: np.ndarray) -> None:
+        """Append the next document, with its separator, and close the shard if it is full."""
+        eos = [np.array([self._settings["eos_id"]])] if self._settings["eos_id"] is not None else []
+        policy = self._settings["eos_policy"]
+        before = eos if policy == "between" and self._document_index else []
+        after = eos if policy == "after" else []
+        for part in (*before, ids, *after):
+            self._parts.append(part.astype("<u4"))
+            self._tokens += len(part)
+        self._count(document)
+        if self._tokens >= self._shard_tokens:
+            self._close_shard()
+
+    def finish(self, token_bytes: np.ndarray, notes: dict[str, Any]) -> None:
+        """Write the last shard, the sidecar and the manifest; `notes` go into the manifest.
+
+        Raises:
+          ShardError: there were fewer documents than when the folder was begun, or no token.
+        """
+        if self._passed < len(self._finished):
+            self._refuse_changed()
+        if self._documents:
+            self._close_shard()
+        totals: dict[str, Any] = {
+            key: sum(entry[key] for entry in self._finished)
+            for key in ("tokens", "documents", "bytes")
+        }
+        if not totals["tokens"]:
+            raise ShardError(
+                f"{self.folder}: not one token fell to this folder ({totals['documents']} "
+                "documents): more input is needed"
+            )
+        table = io.BytesIO()
+        np.save(table, token_bytes)
+        write_bytes(self.folder / TOKEN_BYTES, table.getvalue())
+        manifest = self._settings | totals | notes | {"shards": self._finished}
+        write_json(self.folder / NAME, manifest)
+        (self.folder / UNFINISHED).unlink()
+
+    @property
+    def _shard_tokens(self) -> int:
+        return self._settings["shard_tokens"]
+
+    def _start_shard(self) -> None:
+        self._parts: list[np.ndarray] = []
+        self._tokens = self._documents = self._bytes = 0
+        self._digest = hashlib.sha256()
+
+    def _count(self, document: bytes) -> None:
+        self._documents += 1
+        self._document_index += 1
+        self._bytes += len(document)
+        self._digest.update(len(document).to_bytes(8, "little"))
+        self._digest.update(document)
+
+    def _close_shard(self) -> None:
+        data = np.concatenate(self._parts).tobytes()
+        entry: dict[str, Any] = {
+            "name": f"shard-{len(self._finished):05d}.bin",
+            "tokens": self._tokens,
+            "documents": self._documents,
+            "bytes": self._bytes,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "documents_sha256": self._digest.hexdigest(),
+        }
+        write_bytes(self.folder / entry["name"], data)
+        self._finished.append(entry)
+        self._passed += 1
+        write_json(self.folder / UNFINISHED, self._settings | {"shards": self._finished})
+        self._start_shard()
+
+    def _find_finished(self) -> list[dict[str, Any]]:
+        """The entries of the leading shards that are whole."""
+        record = next(
+            (path for name in (NAME, UNFINISHED) if (path := self.folder / name).exists()), None
+        )
+        if record is None:
+            foreign = next(self.folder.glob("*.bin"), None)
+            if foreign:
+                raise ShardError(
+                    f"{self.folder}: holds {foreign.name} of another run or program; choose "
+                    "another --out or empty the folder"
+                )
+            return []
+        found = read_json(record)
+        if not isinstance(found, dict):
+            raise ShardError(f"{record}: holds no settings; choose another --out")
+        different = sorted(key for key in self._settings if found.get(key) != self._settings[key])
+        if different:
+            raise ShardError(
+                f"{self.folder}: holds shards of other settings "
+                f"({different[0]}={found.get(different[0])!r}, now "
+                f"{self._settings[different[0]]!r}); choose another --out or empty the folder"
+            )
+        whole: list[dict[str, Any]] = []
+        for entry in found["shards"]:
+            path = self.folder / entry["name"]
+            if not path.exists() or _sha256(path) != entry["sha256"]:
+                break
+            whole.append(entry)
+        return whole
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a cut-off run left: half-written files and shards it had not listed."""
+        listed = {entry["name"] for entry in self._finished}
+        for path in [*self.folder.glob(".*.part"), *self.folder.glob("shard-*.bin")]:
+            if path.name not in listed:
+                path.unlink()
+
+    def _refuse_changed(self) -> None:
+        raise ShardError(
+            f"{self.folder}: holds shards of other documents: the input has changed since; choose "
+            "another --out or empty the folder"
+        )
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

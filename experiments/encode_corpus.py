@@ -1,0 +1,78 @@
+"""Encode a corpus to shards of token ids; run again after an interruption, it goes on."""
+
+import time
+
+from absl import flags
+
+from apr_jax.text.corpus import EOS_POLICIES, CorpusConfig, encode_corpus
+from apr_jax.text.pretokenizers import PRETOKENIZERS
+from experiments.program import report, run
+
+_INPUT = flags.DEFINE_multi_string(
+    "input", None, "JSONL file, text file or folder of them; may be repeated.", required=True
+)
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", None, "Folder with tokenizer.json, or vocab.json and merges.txt.", required=True
+)
+_OUT = flags.DEFINE_string("out", None, "Folder for the shards and report.json.", required=True)
+_PRETOKENIZER = flags.DEFINE_enum(
+    "pretokenizer",
+    None,
+    [*PRETOKENIZERS],
+    "How text is cut into words, for byte-level vocab.json and merges.txt without tokenizer.json.",
+)
+_SHARD_TOKENS = flags.DEFINE_integer(
+    "shard_tokens",
+    10_000_000,
+    "A shard is closed after the document with which it has so many tokens.",
+    lower_bound=1,
+)
+_CONTENT_FIELD = flags.DEFINE_string("content_field", "content", "Key of the text in JSONL.")
+_EOS_POLICY = flags.DEFINE_enum(
+    "eos_policy", "after", EOS_POLICIES, "Where the end-of-text token goes."
+)
+_VAL_FRACTION = flags.DEFINE_float(
+    "val_fraction", 0.0, "Share of the documents, by content hash, held out; 0 holds out none."
+)
+_VAL_OUT = flags.DEFINE_string("val_out", None, "Folder for the held-out shards.")
+_MAX_BAD = flags.DEFINE_integer(
+    "max_bad", 0, "Damaged lines or files that may be skipped; 0 stops at the first.", lower_bound=0
+)
+
+
+def main() -> int:
+    start = time.monotonic()
+    values = encode_corpus(
+        CorpusConfig(
+            inputs=tuple(_INPUT.value),
+            tokenizer=_TOKENIZER.value,
+            out=_OUT.value,
+            pretokenizer=_PRETOKENIZER.value,
+            shard_tokens=_SHARD_TOKENS.value,
+            content_field=_CONTENT_FIELD.value,
+            eos_policy=_EOS_POLICY.value,
+            val_fraction=_VAL_FRACTION.value,
+            val_out=_VAL_OUT.value,
+            max_bad=_MAX_BAD.value,
+        )
+    )
+    summary = [_line(_OUT.value, values)]
+    if "val" in values:
+        summary.append(_line(_VAL_OUT.value, values["val"]))
+    skipped = ", ".join(f"{count:,} {reason}" for reason, count in values["skipped"].items())
+    summary.append(f"skipped: {skipped}; {time.monotonic() - start:.1f} s")
+    # No times in the report: a repeated or resumed run writes the same bytes.
+    report(_OUT.value, values, summary)
+    return 0
+
+
+def _line(folder: str, part: dict) -> str:
+    return (
+        f"{folder}: {part['tokens']:,} tokens of {part['documents']:,} documents in "
+        f"{part['shards']:,} shards; {part['bytes_per_token']:.2f} bytes a token, "
+        f"{part['entropy_bits']:.2f} bits, {part['distinct_tokens']:,} distinct tokens"
+    )
+
+
+if __name__ == "__main__":
+    run(main)
