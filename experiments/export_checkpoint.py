@@ -3,6 +3,8 @@
 from absl import flags
 
 from apr_jax.codec import export_checkpoint
+from apr_jax.codec.errors import Oddity
+from apr_jax.errors import UserError
 from experiments.program import report, run
 
 _APR = flags.DEFINE_string("apr", None, "The model file.", required=True)
@@ -15,7 +17,10 @@ _STRICT = flags.DEFINE_bool(
 
 
 def main() -> int:
-    values = export_checkpoint(_APR.value, _OUT.value, strict=_STRICT.value)
+    try:
+        values = export_checkpoint(_APR.value, _OUT.value, strict=_STRICT.value)
+    except Oddity as oddity:
+        raise UserError(f"{oddity}; --nostrict exports it all the same") from oddity
     summary = [
         f"{values['folder']}: {values['parameters']:,} parameters in {values['tensors']} tensors, "
         "equal to the .apr file bit for bit",

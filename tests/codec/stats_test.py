@@ -26,7 +26,8 @@ def test_equal_to_numpy(monkeypatch, part, dtype):
 def test_a_small_spread_around_a_large_mean_does_not_cancel(monkeypatch):
     monkeypatch.setattr(stats, "_ELEMENTS_AT_ONCE", 16)
     array = 1e9 + np.random.default_rng(0).normal(size=1000)
-    np.testing.assert_allclose(stats.tensor_stats(array).std, array.std(), rtol=1e-9)
+    # Neighbouring float64 values near 1e9 are 1.2e-7 apart.
+    np.testing.assert_allclose(stats.tensor_stats(array).std, array.std(), rtol=1e-6)
 
 
 def test_what_is_not_finite_is_counted_and_left_out():

@@ -1,0 +1,41 @@
+"""The program exports, reports, and says in one line what is wrong with its input."""
+
+import json
+import subprocess
+import sys
+
+from apr_jax.codec import open_checkpoint, write_apr
+from tests.codec import small
+
+
+def program(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.export_checkpoint", *arguments],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_export_twice(tmp_path):
+    write_apr(tmp_path / "a.apr", small.tensors(), small.config().to_apr())
+    for _ in range(2):
+        done = program(f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'out'}")
+        assert done.returncode == 0, done.stderr
+    assert "26 tensors" in done.stdout
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["status"] == "ok" and report["files"] == ["config.json", "model.safetensors"]
+    with open_checkpoint(tmp_path / "out") as checkpoint:
+        assert checkpoint.config == small.config()
+
+
+def test_an_odd_file_is_refused_unless_asked_for(tmp_path):
+    write_apr(tmp_path / "a.apr", small.tensors(), small.config().to_apr())
+    data = (tmp_path / "a.apr").read_bytes()
+    (tmp_path / "a.apr").write_bytes(data[:-4])
+    arguments = (f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'out'}")
+    done = program(*arguments)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "no CRC32 at its end" in done.stderr and "--nostrict" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = program(*arguments, "--nostrict")
+    assert done.returncode == 0 and "odd: " in done.stdout
