@@ -15,6 +15,7 @@ from apr_jax.text.vocabulary import (
     Normalization,
     TokenizerError,
     Vocabulary,
+    check_id,
     check_ids,
     resolve_merges,
 )
@@ -152,7 +153,7 @@ def _refuse_post_processing(path: pathlib.Path, root: dict[str, Any]) -> None:
 
 def _added_token(path: pathlib.Path, token: Any) -> AddedToken:
     content = _field(path, token, "content", str)
-    id_ = _field(path, token, "id", int)
+    id_ = check_id(path, content, token.get("id"))
     for flag in ("single_word", "lstrip", "rstrip", "normalized"):
         if token.get(flag):
             raise TokenizerError(f"{path}: added token {content!r}: {flag}=true is not supported")

@@ -75,16 +75,28 @@ class Vocabulary:
         return digest.hexdigest()
 
 
+# Tables have a row for each id, so an absurd one must not pass. The largest known are near 2**18.
+_MAX_IDS = 1 << 24
+
+
+def check_id(source: object, token: str, id_: object) -> int:
+    """The id, if it is one. Raises TokenizerError."""
+    if type(id_) is not int or not 0 <= id_ < _MAX_IDS:
+        raise TokenizerError(
+            f"{source}: token {token!r} has id {id_!r}, not an integer from 0 to {_MAX_IDS - 1}"
+        )
+    return id_
+
+
 def check_ids(source: object, ids: Mapping[str, object]) -> dict[str, int]:
     """`ids` from JSON as a map from token to id.
 
     Raises:
-      TokenizerError: an id is no integer below 2**31, or two tokens share one.
+      TokenizerError: an id is no id, or two tokens share one.
     """
     tokens: dict[int, str] = {}
-    for token, id_ in ids.items():
-        if type(id_) is not int or not 0 <= id_ < 2**31:
-            raise TokenizerError(f"{source}: token {token!r} has id {id_!r}, not an integer >= 0")
+    for token, value in ids.items():
+        id_ = check_id(source, token, value)
         if id_ in tokens:
             raise TokenizerError(f"{source}: {tokens[id_]!r} and {token!r} share the id {id_}")
         tokens[id_] = token

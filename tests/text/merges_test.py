@@ -1,0 +1,91 @@
+"""The vectorised merge engine against the plain one, on random vocabularies."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apr_jax.text import merges as merges_lib
+from apr_jax.text import reference
+from apr_jax.text.merges import NONE, Merges, PairTable
+
+
+@st.composite
+def vocabularies(draw):
+    """Merges over three base ids, each of two ids that exist by then."""
+    count = draw(st.integers(1, 12))
+    pairs = []
+    for made in range(count):
+        pair = draw(st.tuples(*[st.integers(0, 2 + made)] * 2).filter(lambda p: p not in pairs))
+        pairs.append(pair)
+    return pairs
+
+
+def by_pair(pairs):
+    return {pair: (rank, 3 + rank) for rank, pair in enumerate(pairs)}
+
+
+def engine(pairs):
+    left, right = np.array(pairs).T
+    return Merges(left, right, 3 + np.arange(len(pairs)))
+
+
+sequences = st.lists(
+    st.one_of(
+        st.lists(st.integers(0, 2), max_size=60),
+        st.lists(st.integers(0, 2), min_size=1, max_size=3).map(lambda ids: ids * 20),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@pytest.mark.parametrize("short", [0, 24, 1000])  # all on the chain, mixed, all in the matrix
+@settings(max_examples=150, deadline=None)
+@given(pairs=vocabularies(), texts=sequences)
+def test_the_engine_equals_the_reference(short, pairs, texts):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merges_lib, "_SHORT", short)
+        ids, lengths = engine(pairs).apply(
+            np.array([i for text in texts for i in text], np.int32),
+            np.array([len(text) for text in texts]),
+        )
+    merged = np.split(ids, np.cumsum(lengths)[:-1])
+    for text, found in zip(texts, merged, strict=True):
+        assert found.tolist() == reference.merge(text, by_pair(pairs))
+
+
+def test_the_reference_merges_the_lowest_rank_and_the_leftmost():
+    pairs = {(1, 1): (0, 3), (0, 1): (1, 4), (3, 1): (2, 5)}
+    assert reference.merge([0, 1, 1, 1], pairs) == [0, 5]
+    assert reference.merge([0, 1, 2, 0, 1], pairs) == [4, 2, 4]
+    assert reference.merge([], pairs) == []
+
+
+def test_merges_that_rank_before_those_of_their_sides_are_noticed():
+    assert Merges(np.array([0, 2]), np.array([1, 1]), np.array([2, 3])).is_monotonic
+    backwards = Merges(np.array([2, 0]), np.array([1, 1]), np.array([3, 2]))
+    assert not backwards.is_monotonic
+    with pytest.raises(ValueError, match="ranks before one that makes its side"):
+        backwards.apply(np.array([0, 1], np.int32), np.array([2]))
+    # Of two ways to make a side the later one counts.
+    assert not Merges(np.array([0, 2, 1]), np.array([1, 1, 1]), np.array([2, 3, 2])).is_monotonic
+
+
+def test_no_merges_change_nothing():
+    empty = np.empty(0, np.int32)
+    ids, lengths = Merges(empty, empty, empty).apply(np.arange(60, dtype=np.int32), np.array([60]))
+    assert ids.tolist() == list(range(60))
+    assert lengths.tolist() == [60]
+
+
+def test_the_pair_table_equals_a_dictionary():
+    rng = np.random.default_rng(0)
+    pairs = np.unique(rng.integers(0, 300, (20_000, 2)), axis=0)
+    rng.shuffle(pairs)
+    table = PairTable(pairs[:, 0], pairs[:, 1])
+    ranks = {tuple(pair): rank for rank, pair in enumerate(pairs.tolist())}
+    asked = rng.integers(-2, 302, (50, 1000, 2))
+    found = table.ranks(asked[..., 0], asked[..., 1])
+    expected = [[ranks.get(tuple(pair), NONE) for pair in row] for row in asked.tolist()]
+    assert found.tolist() == expected

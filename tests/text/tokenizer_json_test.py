@@ -1,0 +1,107 @@
+"""tokenizer.json: both ways to write merges, and what is refused by name."""
+
+import copy
+import json
+
+import pytest
+
+from apr_jax.text import load_tokenizer
+from apr_jax.text.trainer import train_bpe
+from apr_jax.text.vocabulary import TokenizerError
+
+
+@pytest.fixture(scope="module")
+def root():
+    return train_bpe(["hello world hello there world"], 300, 1).to_tokenizer_json()
+
+
+def load(tmp_path, root):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(root))
+    return load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_merges_as_strings_and_as_pairs_are_the_same(tmp_path, root):
+    pairs = load(tmp_path, root)
+    strings = copy.deepcopy(root)
+    strings["model"]["merges"] = [" ".join(pair) for pair in root["model"]["merges"]]
+    assert load(tmp_path, strings).sha256 == pairs.sha256
+
+
+def test_merges_that_begin_with_a_number_sign_count(qwen):
+    merges = qwen.vocabulary.merges_M3
+    left = [qwen.vocabulary.tokens[id_] for id_ in merges[:, 0].tolist()]
+    assert len(merges) == 151387
+    assert sum(text.startswith(b"#") for text in left) == 96
+
+
+def test_added_tokens_match_the_longest_first(tmp_path, root):
+    longer = copy.deepcopy(root)
+    added = copy.deepcopy(longer["added_tokens"][0])
+    longer["added_tokens"].append(added | {"id": 900, "content": "<s><s>", "special": False})
+    tokenizer = load(tmp_path, longer)
+    assert tokenizer.encode("<s><s><s>").tolist() == [900, 1]
+    assert tokenizer.vocab_size == 901
+    assert tokenizer.token_bytes()[900] == 6
+    assert tokenizer.decode([900, 899, 1]) == "<s><s><s>"
+
+
+SPLIT = {"type": "Split", "pattern": {"Regex": r"\w+"}, "behavior": "Isolated", "invert": False}
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+
+
+def sequence(*steps):
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("model", "type"), "WordPiece", "model type 'WordPiece' is not supported"),
+        (("model", "type"), None, "model type None is not supported"),
+        (("model",), None, "has no 'model' of type dict"),
+        (("model", "vocab"), [], "has no 'vocab' of type dict"),
+        (("model", "merges"), {}, "has no 'merges' of type list"),
+        (("model", "dropout"), 0.1, r"model option dropout=0\.1 is not supported"),
+        (("model", "ignore_merges"), True, "ignore_merges=True is not supported"),
+        (("model", "end_of_word_suffix"), "</w>", "end_of_word_suffix='</w>' is not supported"),
+        (("model", "vocab", "!"), 0, "'<unk>' and '!' share the id 0"),
+        (("model", "vocab", "\u2581a"), 999, "token '\u2581a' .id 999. is not spelled"),
+        (("model", "merges", 0), "h e l", "merge 0 is 'h e l', not two tokens"),
+        (("model", "merges", 0), ["h"], r"merge 0 is \['h'\], not two tokens"),
+        (("model", "merges", 0), 5, "merge 0 is 5, not two tokens"),
+        (("model", "merges", 0), ["h", "z"], "merge 0: merge 'h' 'z': 'hz' is not in"),
+        (("normalizer",), {"type": "NFKC"}, "normalizer NFKC is not supported"),
+        (("normalizer",), "NFC", "normalizer 'NFC' is not supported"),
+        (("pre_tokenizer",), None, "pre_tokenizer None is not supported"),
+        (("pre_tokenizer",), {"type": "Metaspace"}, "pre_tokenizer Metaspace is not supported"),
+        (("pre_tokenizer",), sequence(SPLIT, BYTE_LEVEL), r"pattern '\\\\w\+' is not supported"),
+        (("pre_tokenizer",), sequence(SPLIT | {"invert": True}, BYTE_LEVEL), "Split, ByteLevel"),
+        (("pre_tokenizer",), sequence({"type": "Digits"}, BYTE_LEVEL), "Digits, ByteLevel"),
+        (("pre_tokenizer",), {"type": "ByteLevel", "add_prefix_space": False}, "use_regex=true"),
+        (("pre_tokenizer", "add_prefix_space"), True, "add_prefix_space=true"),
+        (("post_processor",), {"type": "TemplateProcessing"}, "post_processor 'TemplateProc"),
+        (("decoder",), {"type": "WordPiece"}, "decoder 'WordPiece' is not supported"),
+        (("decoder",), None, "decoder None is not supported"),
+        (("added_tokens", 0, "lstrip"), True, "'<unk>': lstrip=true is not supported"),
+        (("added_tokens", 0, "normalized"), True, "'<unk>': normalized=true is not supported"),
+        (("added_tokens", 0, "id"), 7, "'<unk>' has id 7, but 0 in the vocabulary"),
+        (("added_tokens", 0, "content"), "<other>", "'<unk>' and '<other>' share the id 0"),
+        (("added_tokens", 0, "id"), -1, "token '<unk>' has id -1, not an integer"),
+        (("added_tokens", 0, "content"), "", "added token 0 is empty"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(tmp_path, root, path, value, message):
+    changed = copy.deepcopy(root)
+    node = changed
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    with pytest.raises(TokenizerError, match=message):
+        load(tmp_path, changed)
+
+
+def test_missing_symbols_are_counted(tmp_path, root):
+    changed = copy.deepcopy(root)
+    del changed["model"]["vocab"]["q"], changed["model"]["vocab"]["z"]
+    with pytest.raises(TokenizerError, match="2 of the 256 byte symbols are not"):
+        load(tmp_path, changed)
