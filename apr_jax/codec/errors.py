@@ -184,6 +184,10 @@ class InvalidSafetensors(AprError):
     """A safetensors file is damaged, or does not hold what the index says."""
 
 
+class InvalidJson(AprError):
+    """A JSON file of a HuggingFace folder is not an object."""
+
+
 class ShardIndexError(AprError):
     """`model.safetensors.index.json` is malformed, or names a file outside its folder."""
 

@@ -1,5 +1,6 @@
 """What is odd about an `.apr` file that opens: found from its header, index and, last, its CRC."""
 
+import itertools
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,9 +41,12 @@ def oddities(
     """Everything odd, cheapest first: only the footer's CRC, at the end, reads the whole file."""
     yield from _header(header, path)
     yield from metadata_lib.aliases(metadata, path)
-    for before, entry in zip((None, *entries), entries, strict=False):
-        if before is not None and before.name == entry.name:
-            yield DuplicateName(path, "stands twice in the index", tensor=entry.name)
+    for before, entry in itertools.pairwise(entries):
+        if before.name == entry.name:
+            yield DuplicateName(
+                path, "stands twice in the index; the first counts", tensor=entry.name
+            )
+    for entry in entries:
         yield from _tensor(entry, len(data), path)
     yield from _overlaps(header, entries, index_end, path)
     yield from _end(data, header, entries, path)

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from apr_jax.codec.errors import (
+    InvalidJson,
     InvalidSafetensors,
     NoSuchTensor,
     ShardIndexError,
@@ -58,11 +59,7 @@ class HfFolder:
 
     def config(self) -> dict[str, Any]:
         """The content of `config.json`."""
-        path = self.folder / CONFIG
-        config = read_json(path)
-        if not isinstance(config, dict):
-            raise UnknownFormat(path, "is not a JSON object; put the model's own config.json there")
-        return config
+        return _read_object(self.folder / CONFIG)
 
     def info(self, name: str) -> HfTensor:
         """Type and shape of one tensor."""
@@ -139,9 +136,18 @@ class HfFolder:
         return {name: files[file][name] for name, file in weight_map.items()}
 
 
+def _read_object(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except RecursionError:
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidJson(path, "is not a JSON object of sane depth; take the model's own file")
+    return value
+
+
 def _weight_map(path: pathlib.Path) -> Mapping[str, str]:
-    index = read_json(path)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    weight_map = _read_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ShardIndexError(path, "has no weight_map; download it again")
     for name, file in weight_map.items():

@@ -50,7 +50,7 @@ def parse_index(
     """The entries in file order, and the byte where they end. `data` is the whole file."""
     start = header.tensor_index_offset
     # Bounded before the loop: the count is whatever four bytes of the file say.
-    if header.tensor_count * _SMALLEST_ENTRY > len(data) - start or start > len(data):
+    if header.tensor_count * _SMALLEST_ENTRY > len(data) - start:
         raise IndexOutOfFile(
             path,
             f"{header.tensor_count:,} tensors cannot be listed in the {len(data):,} bytes "

@@ -15,14 +15,17 @@ from apr_jax.codec.errors import MetadataAlias, MetadataError
 MAX_BYTES = 1 << 28
 MAX_DEPTH = 128
 
+# Its docstring names the type in messages.
 _Check = Callable[[Any], bool]
 
 
 def _string(value: Any) -> bool:
+    """a string"""
     return isinstance(value, str)
 
 
 def _number(value: Any) -> bool:
+    """a number"""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -46,7 +49,6 @@ def _object(required: Mapping[str, _Check], optional: Mapping[str, _Check]) -> _
     return check
 
 
-_string.__doc__, _number.__doc__ = "a string", "a number"
 _U64 = _unsigned(64)
 _QUANTIZATION = _object(
     {"quant_type": _string, "bits": _unsigned(8), "symmetric": lambda v: isinstance(v, bool)},

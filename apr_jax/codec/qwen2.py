@@ -17,6 +17,11 @@ from apr_jax.errors import UserError
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
+# What a file may claim: sizes that index arrays, and no more layers than can be listed at once.
+_MOST = 2**31 - 1
+_MOST_LAYERS = 10_000
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
 
 class ConfigError(UserError):
     """A model's configuration lacks a value, contradicts itself or is not plain Qwen2."""
@@ -70,7 +75,7 @@ class Qwen2Config:
         if model_type != "qwen2":
             raise ConfigError(f"{source}: model_type is {model_type!r}, only 'qwen2' is supported")
         _refuse_variants(config, source)
-        rope = config.get("rope_parameters") or {}
+        rope = _Fields(config, source).mapping("rope_parameters")
         read = _Fields(
             {**config, "rope_theta": config.get("rope_theta", rope.get("rope_theta"))},
             source,
@@ -80,7 +85,7 @@ class Qwen2Config:
             vocab_size=read.count("vocab_size"),
             hidden_size=hidden,
             intermediate_size=read.count("intermediate_size"),
-            num_layers=read.count("num_hidden_layers"),
+            num_layers=read.count("num_hidden_layers", most=_MOST_LAYERS),
             num_heads=heads,
             num_kv_heads=read.count("num_key_value_heads"),
             head_dim=_head_dim(config.get("head_dim"), hidden, heads, source),
@@ -88,9 +93,9 @@ class Qwen2Config:
             rope_theta=read.positive("rope_theta"),
             rms_norm_eps=read.positive("rms_norm_eps"),
             tied=read.flag("tie_word_embeddings"),
-            initializer_range=float(config.get("initializer_range", 0.02)),
-            bos_token_id=_token(config.get("bos_token_id")),
-            eos_token_id=_token(config.get("eos_token_id")),
+            initializer_range=read.positive("initializer_range", default=0.02),
+            bos_token_id=read.token("bos_token_id"),
+            eos_token_id=read.token("eos_token_id"),
         )
 
     @classmethod
@@ -116,7 +121,7 @@ class Qwen2Config:
             vocab_size=read.count("vocab_size"),
             hidden_size=hidden,
             intermediate_size=read.count("intermediate_size"),
-            num_layers=read.count("num_layers"),
+            num_layers=read.count("num_layers", most=_MOST_LAYERS),
             num_heads=heads,
             num_kv_heads=read.count("num_kv_heads"),
             head_dim=_head_dim(metadata.get("head_dim"), hidden, heads, source),
@@ -124,9 +129,9 @@ class Qwen2Config:
             rope_theta=read.positive("rope_theta"),
             rms_norm_eps=read.positive("rms_norm_eps"),
             tied=tied,
-            initializer_range=float(metadata.get("initializer_range") or 0.02),
-            bos_token_id=_token(metadata.get("tokenizer.bos_token_id")),
-            eos_token_id=_token(metadata.get("tokenizer.eos_token_id")),
+            initializer_range=read.positive("initializer_range", default=0.02),
+            bos_token_id=read.token("tokenizer.bos_token_id"),
+            eos_token_id=read.token("tokenizer.eos_token_id"),
         )
 
     def to_hf(self, dtype: str) -> dict[str, Any]:
@@ -269,22 +274,42 @@ class _Fields:
     def __init__(self, values: Mapping[str, Any], source: str) -> None:
         self._values, self._source = values, source
 
-    def count(self, key: str) -> int:
+    def count(self, key: str, most: int = _MOST) -> int:
         value = self._get(key)
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value <= 0:
-            raise ConfigError(f"{self._source}: {key}={value!r} is not a positive integer")
+        if not _is_integer(value) or not 0 < value <= most:
+            raise ConfigError(f"{self._source}: {key}={value!r} is not an integer from 1 to {most}")
         return int(value)
 
-    def positive(self, key: str) -> float:
-        value = self._get(key)
+    def positive(self, key: str, default: float | None = None) -> float:
+        value = self._values.get(key)
+        if value is None:
+            value = self._get(key) if default is None else default
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not 0 < value < math.inf
+            or not 0 < value <= _FLOAT32_MAX
         ):
-            raise ConfigError(f"{self._source}: {key}={value!r} is not a positive number")
+            raise ConfigError(f"{self._source}: {key}={value!r} is not a positive float32")
         # .apr files hold these as float32; its shortest decimal is what their writers meant.
         return float(str(np.float32(value))) if np.float32(value) == value else float(value)
+
+    def token(self, key: str) -> int | None:
+        """A token id; of a list (several ends of sequence) the first."""
+        value = self._values.get(key)
+        if isinstance(value, list):
+            value = value[0] if value else None
+        if value is None:
+            return None
+        if not _is_integer(value) or not 0 <= value <= _MOST:
+            raise ConfigError(f"{self._source}: {key}={value!r} is not a token id")
+        return int(value)
+
+    def mapping(self, key: str) -> Mapping[str, Any]:
+        """An object; empty if the key is absent or null."""
+        value = self._values.get(key) or {}
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{self._source}: {key}={value!r} is not an object")
+        return value
 
     def flag(self, key: str) -> bool:
         value = self._get(key)
@@ -302,10 +327,11 @@ class _Fields:
 
 
 def _refuse_variants(config: Mapping[str, Any], source: str) -> None:
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind != "default":
-        raise ConfigError(f"{source}: RoPE scaling {kind!r} is not supported, only plain RoPE is")
+    for key in ("rope_scaling", "rope_parameters"):
+        scaling = _Fields(config, source).mapping(key)
+        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        if kind != "default":
+            raise ConfigError(f"{source}: {key} {kind!r} is not supported, only plain RoPE is")
     if config.get("use_sliding_window"):
         raise ConfigError(f"{source}: use_sliding_window is on, only full attention is supported")
     if config.get("hidden_act", "silu") != "silu":
@@ -323,11 +349,8 @@ def _head_dim(value: Any, hidden: int, heads: int, source: str) -> int:
     return hidden // heads
 
 
-def _token(value: Any) -> int | None:
-    """A token id; of a list (several ends of sequence) the first."""
-    if isinstance(value, list):
-        value = value[0] if value else None
-    return int(value) if value is not None else None
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _some(texts: Iterable[str]) -> str:

@@ -49,7 +49,7 @@ def test_shards_behind_symbolic_links_as_in_the_hub_cache(tmp_path):
     "file",
     [
         "../out.safetensors",
-        "/tmp/out.safetensors",
+        "/out.safetensors",
         "a/b.safetensors",
         "..",
         ".",
@@ -68,7 +68,7 @@ def test_an_index_that_leads_out_of_its_folder(tmp_path, file):
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"weight_map": []}', '{"weight_map": {}}'])
+@pytest.mark.parametrize("text", ["{}", '{"weight_map": []}', '{"weight_map": {}}'])
 def test_an_index_without_a_map(tmp_path, text):
     folder = small.hf_folder(tmp_path / "hf", small.tensors(), shards=2)
     (folder / "model.safetensors.index.json").write_text(text)
@@ -117,9 +117,10 @@ def test_pickles_are_not_read(tmp_path):
 
 def test_a_config_that_is_missing_or_no_object(tmp_path):
     folder = small.hf_folder(tmp_path / "hf", small.tensors())
-    (folder / "config.json").write_text("[]")
-    with pytest.raises(errors.UnknownFormat, match=r"config\.json: is not a JSON object"):
-        open_checkpoint(folder)
+    for text in ("[]", "[" * 100_000):
+        (folder / "config.json").write_text(text)
+        with pytest.raises(errors.InvalidJson, match=r"config\.json: is not a JSON object"):
+            open_checkpoint(folder)
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json: cannot be read"):
         open_checkpoint(folder)

@@ -53,7 +53,7 @@ def test_rope_theta_in_either_place_of_a_config_json():
     "key",
     ["vocab_size", "hidden_size", "num_hidden_layers", "num_key_value_heads", "rms_norm_eps"],
 )
-@pytest.mark.parametrize("value", [None, "8", 0, -1, True])
+@pytest.mark.parametrize("value", [None, "8", 0, -1, True, 10**400, [8]], ids=lambda v: str(v)[:9])
 def test_bad_numbers_of_a_config_json_are_named(key, value):
     config = small.config().to_hf("float32") | {key: value}
     with pytest.raises(ConfigError, match=f"f: .*{key}"):
@@ -70,6 +70,14 @@ def test_bad_numbers_of_a_config_json_are_named(key, value):
         {"tie_word_embeddings": None},
         {"num_key_value_heads": 3},
         {"head_dim": 3},
+        {"rope_parameters": [1]},
+        {"rope_parameters": {"rope_type": "yarn"}},
+        {"rope_scaling": "linear"},
+        {"num_hidden_layers": 10**9},
+        {"rope_theta": 1e300},
+        {"initializer_range": "small"},
+        {"eos_token_id": "</s>"},
+        {"eos_token_id": [-1]},
     ],
     ids=str,
 )
@@ -78,8 +86,22 @@ def test_other_architectures_are_refused(change):
         Qwen2Config.from_hf(small.config().to_hf("float32") | change, "f")
 
 
+def test_of_several_ends_of_sequence_the_first_counts():
+    hf = small.config().to_hf("float32") | {"eos_token_id": [7, 9], "bos_token_id": None}
+    config = Qwen2Config.from_hf(hf, "f")
+    assert (config.eos_token_id, config.bos_token_id) == (7, None)
+
+
 @pytest.mark.parametrize(
-    "change", [{"architecture": "llama"}, {"rope_type": 0}, {"rope_type": None}], ids=str
+    "change",
+    [
+        {"architecture": "llama"},
+        {"rope_type": 0},
+        {"rope_type": None},
+        {"num_layers": 2**62},
+        {"tokenizer.eos_token_id": "x"},
+    ],
+    ids=str,
 )
 def test_other_architectures_of_an_apr_file_are_refused(change):
     with pytest.raises(ConfigError):
