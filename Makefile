@@ -1,7 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Both set up .venv first, once.
 .PHONY: help demo test lint format lock oracle clean
 .DEFAULT_GOAL := help
-export JAX_PLATFORMS ?= $(if $(shell command -v nvidia-smi 2>/dev/null),,cpu)
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -69,7 +69,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(pathlib.Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
 
 

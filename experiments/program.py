@@ -2,11 +2,12 @@
 
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from apr_jax.errors import UserError
 from apr_jax.files import write_json
@@ -53,7 +54,9 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        _stop(f"{' '.join(str(error).split())} (see --help)")
+        missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
+        problem = f"{', '.join(missing)} must be given" if missing else " ".join(str(error).split())
+        _stop(f"{problem} (see --help)")
     if len(rest) > 1:
         _stop(
             f"unexpected argument {rest[1]!r}: values need a flag, as in --NAME=VALUE (see --help)"
@@ -62,6 +65,8 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], int]) -> int:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
     try:
         return main()
     except UserError as error:

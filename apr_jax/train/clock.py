@@ -1,18 +1,13 @@
-"""Throughput of steps that really ran, without compilation, evaluation and checkpoints."""
+"""The time of each step, when results are fetched late and other work comes in between."""
 
 import time
 
 
 class Clock:
-    """Times steps whose results are fetched late.
-
-    `first_step_seconds` is the wait for the first step, compilation included; it does not count
-    in `tokens_per_second`. Pauses do not count anywhere.
-    """
+    """Times steps one after the other. The first of a process includes compilation."""
 
     def __init__(self) -> None:
-        self.first_step_seconds: float | None = None
-        self._tokens, self._seconds = 0, 0.0
+        self.warm = False
         self._since: float | None = None
 
     def start(self) -> None:
@@ -20,22 +15,14 @@ class Clock:
         if self._since is None:
             self._since = time.perf_counter()
 
-    def finish(self, tokens: int) -> float:
-        """A step of `tokens` is done. Returns its seconds."""
+    def finish(self) -> tuple[float, bool]:
+        """A step's result is here. Returns its seconds, and whether compilation is among them."""
         assert self._since is not None, "finish() without start()"
         now = time.perf_counter()
-        seconds, self._since = now - self._since, now
-        if self.first_step_seconds is None:
-            self.first_step_seconds = seconds
-        else:
-            self._tokens, self._seconds = self._tokens + tokens, self._seconds + seconds
-        return seconds
+        seconds, compiled = now - self._since, not self.warm
+        self._since, self.warm = now, True
+        return seconds, compiled
 
     def pause(self) -> None:
         """What follows is no training."""
         self._since = None
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Over every step but the first; None before there are two."""
-        return self._tokens / self._seconds if self._seconds else None

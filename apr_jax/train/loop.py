@@ -23,7 +23,7 @@ from apr_jax.train.evaluate import Evaluation, Evaluator, evaluate_file
 from apr_jax.train.optimizer import make_optimizer
 from apr_jax.train.parallel import DataParallel
 from apr_jax.train.plot import plot_losses
-from apr_jax.train.records import Records
+from apr_jax.train.records import Records, throughput
 from apr_jax.train.save import save_model, settle_folder
 from apr_jax.train.step import TrainState, train_step
 
@@ -188,7 +188,7 @@ class _Trainer:
     def report(self, status: str, why: str) -> dict[str, Any]:
         """Everything that the run found, for report.json."""
         final, initial = self._last, self.evaluations[0]
-        rate = self.clock.tokens_per_second
+        rate, first_step_seconds = throughput(self.out / RECORDS)
         devices = self.parallel.num_devices
         return {
             "status": status,
@@ -204,7 +204,7 @@ class _Trainer:
             "tokens_per_second": rate,
             "model_flops_utilisation": rate
             and utilisation(rate, self.model_config, self.config.seq_length, devices),
-            "first_step_seconds": self.clock.first_step_seconds,
+            "first_step_seconds": first_step_seconds,
             "peak_memory_bytes": peak_memory_bytes(),
             "gates": [gate.to_json() for gate in self.gates],
             "gates_not_asked": self.not_asked,
@@ -240,7 +240,7 @@ class _Trainer:
         loss, grad_norm, lr, tokens = (
             float(metrics[name]) for name in ("loss", "grad_norm", "lr", "tokens")
         )
-        seconds = self.clock.finish(int(tokens))
+        seconds, compiled = self.clock.finish()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             self._ask(gates.finite(1))
             raise StopRun("ABORTED", f"step {step}: {self._culprit(loss, metrics)} is not finite")
@@ -253,6 +253,7 @@ class _Trainer:
             tokens=int(tokens),
             tokens_per_sec=tokens / seconds,
             wall_ms=seconds * 1e3,
+            compiled=compiled,
         )
         bar.update(1, f"loss {loss:.3f}, held-out {self._last.loss:.3f}")
 

@@ -40,3 +40,19 @@ def read_records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError as error:
             raise TrainError(f"{path}:{number}: not a JSON record ({error})") from error
+
+
+def throughput(path: pathlib.Path) -> tuple[float | None, float | None]:
+    """Tokens per second over the steps without compilation, and the wait for the first step.
+
+    Pauses for evaluation and checkpoints are in no step's time. None where no such step ran.
+    """
+    tokens, milliseconds, first = 0, 0.0, None
+    for record in read_records(path):
+        if record["kind"] != "step":
+            continue
+        if not record["compiled"]:
+            tokens, milliseconds = tokens + record["tokens"], milliseconds + record["wall_ms"]
+        elif first is None:
+            first = record["wall_ms"] / 1e3
+    return (tokens * 1e3 / milliseconds if milliseconds else None), first

@@ -4,11 +4,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 
-from apr_jax.codec import AprWriter, Checkpoint, open_apr, open_checkpoint
+from apr_jax.codec import AprWriter, ArraySpec, Checkpoint, folders, open_apr, open_checkpoint
 from apr_jax.files import read_json, write_json
 from apr_jax.train.config import TrainConfig, TrainError
 
@@ -44,7 +43,7 @@ def settle_folder(out: pathlib.Path, config: TrainConfig) -> None:
 
 
 def save_model(path: pathlib.Path, named: Mapping[str, Any], config: TrainConfig) -> None:
-    """Write the trained parameters as an `.apr` file that stands where `config.init` stood.
+    """Write the trained parameters as an `.apr` file that can stand where `config.init` stood.
 
     Args:
       path: the file.
@@ -54,14 +53,14 @@ def save_model(path: pathlib.Path, named: Mapping[str, Any], config: TrainConfig
     with open_checkpoint(config.init) as init:
         metadata = _carried_over(init) | init.config.to_apr() | _provenance(config)
         metadata["param_count"] = init.config.num_parameters()
+        companions = init.companions
         dtypes = {name: _DTYPES.get(config.save_dtype, init.dtype(name)) for name in init.names}
-        declared = {
-            name: jax.ShapeDtypeStruct(init.shape(name), dtype) for name, dtype in dtypes.items()
-        }
+        declared = {name: ArraySpec(dtype, init.shape(name)) for name, dtype in dtypes.items()}
     with AprWriter(path, declared, metadata) as writer:
         for name in sorted(declared):
             # One tensor at a time on the host: the writer's memory is the largest of them.
             writer.add(name, np.asarray(named[name]).astype(dtypes[name]))
+    folders.replace_companions(companions, folders.tokenizer_folder(path))
 
 
 def _carried_over(init: Checkpoint) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def _carried_over(init: Checkpoint) -> dict[str, Any]:
 def _provenance(config: TrainConfig) -> dict[str, Any]:
     init = pathlib.Path(config.init)
     return {
-        "model_type": "Qwen2",
+        "model_type": "qwen2",
         "name": f"{init.stem}-{config.mode}",
         "source": init.name,
         "apr_jax.training": {

@@ -52,7 +52,7 @@ def _parameters(out):
 
 def _losses(out):
     """The records without what depends on the clock."""
-    timed = ("tokens_per_sec", "wall_ms")
+    timed = ("tokens_per_sec", "wall_ms", "compiled")
     return [
         {key: value for key, value in record.items() if key not in timed}
         for record in read_records(pathlib.Path(out) / "records.jsonl")
@@ -79,6 +79,11 @@ def test_report_is_what_ran(inputs, tmp_path):
     assert [r["step"] for r in records if r["kind"] == "step"] == list(range(1, 13))
     assert [r["step"] for r in records if r["kind"] == "eval"] == [0, 4, 8, 12]
     assert records[-1]["val_loss"] == report["val_loss"]
+    steps = [r for r in read_records(tmp_path / "run" / "records.jsonl") if r["kind"] == "step"]
+    assert [r["compiled"] for r in steps] == [True] + [False] * 11
+    rate = sum(r["tokens"] for r in steps[1:]) / sum(r["wall_ms"] / 1e3 for r in steps[1:])
+    np.testing.assert_allclose(report["tokens_per_second"], rate)
+    np.testing.assert_allclose(report["first_step_seconds"], steps[0]["wall_ms"] / 1e3)
     assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 

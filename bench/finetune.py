@@ -1,0 +1,100 @@
+"""Speed of fine-tuning a Qwen2.5-0.5B-shaped model with random weights on random tokens.
+
+python -m bench.finetune --out=runs/bench --steps=40
+Prints one row for the table in bench/results.md: tokens/s, memory and the wait for the first step.
+"""
+
+import pathlib
+
+import ml_dtypes
+import numpy as np
+from absl import flags
+
+from apr_jax.codec import write_apr
+from apr_jax.codec.qwen2 import Qwen2Config
+from apr_jax.model import init_params, to_named
+from apr_jax.train import TrainConfig, train
+from experiments import program
+
+_OUT = flags.DEFINE_string("out", "runs/bench", "Folder for the model, the shards and the run.")
+_STEPS = flags.DEFINE_integer("steps", 40, "Optimiser steps; the first is not timed.")
+_BATCH = flags.DEFINE_integer("batch_size", 8, "Sequences a step.")
+_SEQ = flags.DEFINE_integer("seq_length", 2048, "Tokens a sequence.")
+_ATTENTION = flags.DEFINE_string("attention", "auto", "As experiments.finetune takes it.")
+_PARALLEL = flags.DEFINE_string("parallel", "pmap", "As experiments.finetune takes it.")
+_REMAT = flags.DEFINE_bool("remat", False, "As experiments.finetune takes it.")
+
+QWEN2_5_0_5B = Qwen2Config(
+    vocab_size=151_936,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_layers=24,
+    num_heads=14,
+    num_kv_heads=2,
+    head_dim=64,
+    max_position_embeddings=32_768,
+    rope_theta=1e6,
+    rms_norm_eps=1e-6,
+    tied=True,
+    bos_token_id=151_643,
+    eos_token_id=151_643,
+)
+
+
+def main() -> int:
+    """Make what is missing, train, print the row."""
+    out = pathlib.Path(_OUT.value)
+    init, train_shards, val_shards = out / "init.apr", out / "train", out / "val"
+    if not init.exists():
+        write_random_model(init, QWEN2_5_0_5B)
+    for folder, tokens, seed in ((train_shards, 4_000_000, 0), (val_shards, 40_000, 1)):
+        if not folder.exists():
+            write_random_shards(folder, tokens, QWEN2_5_0_5B.vocab_size, seed)
+    run = f"{_PARALLEL.value}-{_ATTENTION.value}-b{_BATCH.value}-t{_SEQ.value}-remat{_REMAT.value}"
+    report = train(
+        TrainConfig(
+            init=str(init),
+            shards=str(train_shards),
+            val_shards=str(val_shards),
+            out=str(out / run),
+            mode="from_scratch",
+            steps=_STEPS.value,
+            batch_size=_BATCH.value,
+            seq_length=_SEQ.value,
+            attention=_ATTENTION.value,
+            parallel=_PARALLEL.value,
+            remat=_REMAT.value,
+            lr=1e-5,
+            eval_every=_STEPS.value,
+            save_every=_STEPS.value,
+            val_tokens=32_768,
+        )
+    )
+    use = report["model_flops_utilisation"]
+    print(
+        f"| {report['versions']['device']} | {report['attention']}, {_PARALLEL.value}"
+        f"{', remat' if _REMAT.value else ''}, B = {_BATCH.value}, T = {_SEQ.value} "
+        f"| {report['tokens_per_second']:,.0f} "
+        f"| {'unknown' if use is None else f'{use:.3f}'} "
+        f"| {report['peak_memory_bytes'] / 1e9:.1f} GB "
+        f"| {report['first_step_seconds']:.1f} s |"
+    )
+    return 0
+
+
+def write_random_model(path: pathlib.Path, config: Qwen2Config) -> None:
+    """A bfloat16 `.apr` of this shape."""
+    named = to_named(init_params(config, seed=0))
+    tensors = {name: array.astype(ml_dtypes.bfloat16) for name, array in named.items()}
+    write_apr(path, tensors, config.to_apr())
+
+
+def write_random_shards(folder: pathlib.Path, tokens: int, vocab_size: int, seed: int) -> None:
+    """One shard of uniform ids: what is timed does not depend on what they mean."""
+    folder.mkdir(parents=True)
+    ids = np.random.default_rng(seed).integers(0, vocab_size, tokens)
+    ids.astype("<u4").tofile(folder / "shard-00000.bin")
+
+
+if __name__ == "__main__":
+    program.run(main)
