@@ -157,7 +157,7 @@ class ShardWriter:
         found = read_json(record)
         if not isinstance(found, dict):
             raise ShardError(f"{record}: holds no settings; choose another --out")
-        different = sorted(key for key in self._settings if found.get(key) != self._settings[key])
+        different = [key for key in self._settings if found.get(key) != self._settings[key]]
         if different:
             raise ShardError(
                 f"{self.folder}: holds shards of other settings "

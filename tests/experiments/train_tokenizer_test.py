@@ -1,0 +1,60 @@
+"""The program train_tokenizer: files, report, exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import transformers
+
+from apr_jax.text import load_tokenizer
+
+TEXTS = ["hello world hello", "hello there world"]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.train_tokenizer", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("\n".join(json.dumps({"text": text}) for text in [*TEXTS, ""]) + "\n{\n")
+    return path
+
+
+def test_a_vocabulary_is_learned_and_loads_everywhere(tmp_path, corpus):
+    out = tmp_path / "out"
+    result = run(
+        f"--input={corpus}",
+        f"--out={out}",
+        "--vocab_size=300",
+        "--min_frequency=2",
+        "--content_field=text",
+        "--max_bad=1",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "270 tokens from 3 documents" in result.stdout
+    assert "fewer than the 300 asked for: no other pair occurs 2 times" in result.stdout
+    report = json.loads((out / "report.json").read_text())
+    assert (report["vocab_size"], report["documents"]) == (270, 3)
+    assert report["skipped"] == {"blank": 0, "no_field": 0, "bad": 1}
+    tokenizer = load_tokenizer(out)
+    assert tokenizer.sha256 == report["tokenizer_sha256"]
+    assert tokenizer.encode("hello world").tolist() == [264, 269]
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    assert theirs("hello, café")["input_ids"] == tokenizer.encode("hello, café").tolist()
+    assert theirs.eos_token_id == tokenizer.eos_id
+
+
+def test_bad_input_is_one_line_and_exit_code_two(tmp_path, corpus):
+    result = run(f"--input={corpus}", f"--out={tmp_path / 'out'}", "--content_field=text")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith("error: ")
+    assert "corpus.jsonl:4: not valid JSON" in result.stderr
+    assert not (tmp_path / "out").exists()
