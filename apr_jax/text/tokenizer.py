@@ -18,7 +18,7 @@ from apr_jax.text.vocabulary import Normalization, Vocabulary
 
 _KNOWN_WORDS = 1 << 20  # words kept with their ids; beyond this all are forgotten
 _KNOWN_CHARACTERS = 64  # longer words hardly ever come again
-_LOT_BYTES = 1 << 22  # words merged together, so that memory is bounded
+_LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
 
 
 class TextError(UserError):

@@ -143,12 +143,11 @@ def _refuse_model_options(path: pathlib.Path, model: dict[str, Any]) -> None:
 
 
 def _refuse_post_processing(path: pathlib.Path, root: dict[str, Any]) -> None:
-    kinds = {None: "none", "ByteLevel": "byte-level"}  # neither of them adds an id
-    for key, allowed in (("post_processor", kinds), ("decoder", {"ByteLevel": "byte-level"})):
-        node = root.get(key)
-        kind = node.get("type") if isinstance(node, dict) else None
+    # Neither of these adds an id; and decoding bytes is all that `decode` does.
+    for key, allowed in (("post_processor", ("None", "ByteLevel")), ("decoder", ("ByteLevel",))):
+        kind = _brief(root.get(key))
         if kind not in allowed:
-            raise TokenizerError(f"{path}: {key} {kind!r} is not supported")
+            raise TokenizerError(f"{path}: {key} {kind} is not supported")
 
 
 def _added_token(path: pathlib.Path, token: Any) -> AddedToken:
