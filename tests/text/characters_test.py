@@ -38,6 +38,14 @@ def test_nfc_of_every_character_alone_and_between_others():
             assert nfc(text) == HF_NFC(text)
 
 
+def test_nfc_of_every_decomposition():
+    decomposed = {unicodedata.normalize("NFD", c): c for c in probe_unicode.CHARACTERS}
+    for text, character in decomposed.items():
+        if text != character:
+            assert nfc(text) == HF_NFC(text), ascii(text)
+            assert nfc(f"e{text}\u0301") == HF_NFC(f"e{text}\u0301"), ascii(text)
+
+
 def test_nfc_of_random_marks_and_decompositions():
     rng = random.Random(0)
     characters = probe_unicode.CHARACTERS
