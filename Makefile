@@ -37,5 +37,8 @@ lock: $(READY)  ## resolve setup/*.lock anew from pyproject.toml
 	$(UV_COMPILE) --upgrade --extra dev --output-file setup/dev.lock
 	$(UV_COMPILE) --upgrade --extra cuda13 --output-file setup/cuda13.lock
 
+oracle: $(READY)  ## record HuggingFace's logits anew, in an environment with torch of its own
+	setup/make-oracle
+
 clean:  ## remove the environments and every run
 	rm -rf $(VENV) .venv-oracle runs

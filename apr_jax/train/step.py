@@ -39,10 +39,17 @@ def loss_sum(model: Any, params: Any, batch: Batch) -> tuple[jax.Array, jax.Arra
         {"params": params}, batch["ids_BT"], segment_start_BT=batch.get("segment_start_BT")
     )
     with jax.named_scope("loss"):
-        nats_BT = optax.losses.softmax_cross_entropy_with_integer_labels(
-            logits_BTV, batch["targets_BT"]
-        )
+        nats_BT = cross_entropy(logits_BTV, batch["targets_BT"])
         return jnp.sum(nats_BT * batch["weights_BT"]), jnp.sum(batch["weights_BT"])
+
+
+def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
+    """Negative log-likelihood of each target in nats, BT in float32."""
+    # A sum over a mask, not an index: its gradient is a mask again, where an index's is a scatter
+    # into another array as large as the logits.
+    is_target_BTV = targets_BT[..., None] == jnp.arange(logits_BTV.shape[-1])[None, None]
+    target_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
+    return jax.nn.logsumexp(logits_BTV, axis=-1) - target_BT
 
 
 def train_step(
