@@ -188,6 +188,19 @@ def test_remat_changes_no_gradient() -> None:
         np.testing.assert_allclose(value, again[name], atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("bfloat16", 1e-2)])
+def test_the_heads_own_backward_pass_is_the_gradient(dtype: str, tolerance: float) -> None:
+    rng = np.random.default_rng(0)
+    x_BTD, weight_VD, grad_BTV = (
+        rng.standard_normal(shape, np.float32) for shape in [(2, 9, 40), (61, 40), (2, 9, 61)]
+    )
+    _, backward = jax.vjp(qwen2._scores, jnp.asarray(x_BTD, dtype), jnp.asarray(weight_VD, dtype))
+    wants = (grad_BTV @ weight_VD, np.einsum("BTV,BTD->VD", grad_BTV, x_BTD))
+    for got, want in zip(backward(jnp.asarray(grad_BTV)), wants, strict=True):
+        assert got.dtype == jnp.dtype(dtype)
+        assert error(np.asarray(got, np.float32), want) <= tolerance
+
+
 def test_blocks_are_named_in_profiles() -> None:
     model = Qwen2(small.CONFIG)
     variables = {"params": init_params(small.CONFIG, 0)}
