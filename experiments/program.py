@@ -57,6 +57,8 @@ def _parse(argv: list[str]) -> list[str]:
         missing = re.findall(r"Flag (--\w+) must have a value other than None", str(error))
         problem = f"{', '.join(missing)} must be given" if missing else " ".join(str(error).split())
         _stop(f"{problem} (see --help)")
+    except SystemExit:
+        sys.exit(0)  # only the flags for help leave here, and absl calls that a failure
     if len(rest) > 1:
         _stop(
             f"unexpected argument {rest[1]!r}: values need a flag, as in --NAME=VALUE (see --help)"

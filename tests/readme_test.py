@@ -20,7 +20,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "WORKSPACE.md", "CHANGELOG.md")
 # What makes a command small enough for a test; the rest of it stays as written.
 SMALLER = {
-    "experiments.finetune": "--steps=4 --seq_length=32 --mode=from_scratch --target_val_loss=99".split(),
+    "experiments.finetune": (
+        "--steps=4 --seq_length=32 --mode=from_scratch --target_val_loss=99".split()
+    ),
     "experiments.evaluate": ["--seq_length=32"],
     "experiments.generate": ["--max_tokens=5"],
 }

@@ -137,12 +137,9 @@ class HfFolder:
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        value = read_json(path)
-    except RecursionError:
-        value = None
+    value = read_json(path)
     if not isinstance(value, dict):
-        raise InvalidJson(path, "is not a JSON object of sane depth; take the model's own file")
+        raise InvalidJson(path, "is not a JSON object; take the model's own file")
     return value
 
 

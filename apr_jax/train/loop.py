@@ -76,7 +76,8 @@ class _Trainer:
         self.config, self.out = config, pathlib.Path(config.out)
         self.parallel = DataParallel(config.parallel)
         self.parallel.check_batch(config.batch_size // config.accumulate, "batch_size / accumulate")
-        settle_folder(self.out, config)
+        begun = any((self.out / CHECKPOINTS).glob("[0-9]*"))
+        settle_folder(self.out, config, begun=begun)
         self.train_shards, self.val_shards = open_data(config)
         self.options = model_options(
             config.compute_dtype, config.attention, mask_documents=config.mask_documents
@@ -99,6 +100,7 @@ class _Trainer:
         )
         self.uniform = math.log(self.model_config.vocab_size)
         self.clock = Clock()
+        self.delivered: str | None = None
         self.gates: list[gates.Gate] = []
         self.not_asked: list[dict[str, str]] = []
         self.checkpoints = Checkpoints(self.out / CHECKPOINTS)
@@ -174,6 +176,7 @@ class _Trainer:
         reloaded, _ = evaluate_file(
             path, self.val_shards, self.val_batches, self.parallel, **self.options
         )
+        self.delivered = MODEL
         self._ask(gates.reload(reloaded.loss, final.loss))
         self._ask(gates.improved(final.loss, initial.loss))
         for name, value, gate in (
@@ -215,7 +218,7 @@ class _Trainer:
             "attention": self.options["attention_impl"],
             "config": self.config.to_json(),
             "versions": versions(),
-            "model": MODEL if (self.out / MODEL).exists() else None,
+            "model": self.delivered,
         }
 
     def missed(self) -> str:

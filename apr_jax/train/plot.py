@@ -1,6 +1,5 @@
 """The loss curve of a run, as a picture."""
 
-
 import io
 import pathlib
 

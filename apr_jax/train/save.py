@@ -22,14 +22,14 @@ _CARRIED_OVER = frozenset(
 )
 
 
-def settle_folder(out: pathlib.Path, config: TrainConfig) -> None:
-    """Write the settings into `out`, or check that the run begun there had the same.
+def settle_folder(out: pathlib.Path, config: TrainConfig, *, begun: bool) -> None:
+    """Write the settings into `out`, or check that the run `begun` there had the same.
 
     Raises:
-      TrainError: another run lives in `out`; names the first setting that differs.
+      TrainError: another run has checkpoints in `out`; names the first setting that differs.
     """
     path = out / _SETTINGS
-    if not path.exists():
+    if not begun:
         write_json(path, config.to_json())
         return
     before, now = read_json(path), config.to_json()

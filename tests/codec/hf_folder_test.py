@@ -117,10 +117,12 @@ def test_pickles_are_not_read(tmp_path):
 
 def test_a_config_that_is_missing_or_no_object(tmp_path):
     folder = small.hf_folder(tmp_path / "hf", small.tensors())
-    for text in ("[]", "[" * 100_000):
-        (folder / "config.json").write_text(text)
-        with pytest.raises(errors.InvalidJson, match=r"config\.json: is not a JSON object"):
-            open_checkpoint(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(errors.InvalidJson, match=r"config\.json: is not a JSON object"):
+        open_checkpoint(folder)
+    (folder / "config.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match=r"config\.json: not valid JSON"):
+        open_checkpoint(folder)
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json: cannot be read"):
         open_checkpoint(folder)

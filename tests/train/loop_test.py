@@ -160,6 +160,12 @@ def test_another_run_in_the_folder_is_refused(inputs, tmp_path):
         train(_config(inputs, tmp_path / "run", steps=3, lr=2e-2))
 
 
+def test_a_run_that_was_refused_does_not_claim_its_folder(inputs, tmp_path):
+    refused = _config(inputs, tmp_path / "run", mode="finetune", max_initial_val_loss=1.0)
+    assert train(refused)["status"] == "REFUSED"
+    assert train(_config(inputs, tmp_path / "run", steps=3))["status"] == "OK"
+
+
 def test_the_step_is_traced_once(inputs, tmp_path, monkeypatch):
     traced = []
 
