@@ -16,7 +16,7 @@ from apr_jax.text.batches import document_overlap
 from apr_jax.train import gates
 from apr_jax.train.checkpoint import Checkpoints
 from apr_jax.train.clock import Clock
-from apr_jax.train.config import TrainConfig
+from apr_jax.train.config import TrainConfig, TrainError
 from apr_jax.train.data import EvalBatches, TrainBatches, open_data
 from apr_jax.train.devices import model_options, peak_memory_bytes, utilisation, versions
 from apr_jax.train.evaluate import Evaluation, Evaluator, evaluate_file
@@ -61,6 +61,13 @@ def train(config: TrainConfig) -> dict[str, Any]:
         status, why = ("OK", "every gate passed") if passed else ("MISSED", trainer.missed())
     except StopRun as stop:
         status, why = stop.status, str(stop)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TrainError(
+            f"step {trainer.step + 1} needs more memory than the device has: lower batch_size "
+            f"({config.batch_size}) or raise accumulate ({config.accumulate}); remat saves more"
+        ) from error
     finally:
         trainer.close()
     report = trainer.report(status, why)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,7 @@ from apr_jax.codec import open_apr, write_apr
 from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.model import load_model
 from apr_jax.train import TrainConfig, TrainError, loop, train
+from apr_jax.train.parallel import DataParallel
 from apr_jax.train.records import read_records
 from tests.train.fixtures import TINY, write_model, write_shards
 
@@ -242,6 +244,19 @@ def test_a_missed_target_is_not_ok(inputs, tmp_path):
 def test_too_good_to_be_true_is_not_ok(inputs, tmp_path):
     report = train(_config(inputs, tmp_path / "run", min_val_loss=4.5))
     assert report["status"] == "MISSED" and "VAL-LOSS-FLOOR" in report["verdict"]
+
+
+def test_too_little_memory_is_one_line(inputs, tmp_path, monkeypatch):
+    def exhausted(self, function, *, donate):
+        def step(*_):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+        return step if donate else compile_step(self, function, donate=donate)
+
+    compile_step = DataParallel.compile
+    monkeypatch.setattr(DataParallel, "compile", exhausted)
+    with pytest.raises(TrainError, match=r"lower batch_size \(4\) or raise accumulate \(1\)"):
+        train(_config(inputs, tmp_path / "run"))
 
 
 # What is refused ---------------------------------------------------------------------------------
