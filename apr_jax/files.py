@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -38,6 +39,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         temporary = None
         _sync_folder(target.parent)
     except OSError as error:
+        if _is_foreign(error, target):
+            raise  # of a file that the body read
         raise WriteError(f"{target}: cannot be written ({error.strerror or error})") from error
     finally:
         if temporary is not None:
@@ -71,6 +74,19 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
+
+
+def finite(value: float | None) -> float | None:
+    """`value`, or None for what JSON cannot hold: infinities and NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _is_foreign(error: OSError, target: pathlib.Path) -> bool:
+    """Whether the error names a file that is neither `target`, its folder, nor its temporary."""
+    if error.filename is None:
+        return False
+    path = pathlib.Path(os.fsdecode(error.filename))
+    return path not in (target, *target.parents) and not path.name.startswith(f".{target.name}.")
 
 
 def _umask() -> int:

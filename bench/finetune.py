@@ -5,6 +5,7 @@ Prints one row for the table in bench/results.md: tokens/s, memory and the wait 
 """
 
 import pathlib
+import shutil
 
 import ml_dtypes
 import numpy as np
@@ -12,6 +13,7 @@ from absl import flags
 
 from apr_jax.codec import write_apr
 from apr_jax.codec.qwen2 import Qwen2Config
+from apr_jax.files import write_bytes
 from apr_jax.model import init_params, to_named
 from apr_jax.train import TrainConfig, train
 from experiments import program
@@ -51,6 +53,7 @@ def main() -> int:
         if not folder.exists():
             write_random_shards(folder, tokens, QWEN2_5_0_5B.vocab_size, seed)
     run = f"{_PARALLEL.value}-{_ATTENTION.value}-b{_BATCH.value}-t{_SEQ.value}-remat{_REMAT.value}"
+    shutil.rmtree(out / run, ignore_errors=True)  # a finished run would only be told again
     report = train(
         TrainConfig(
             init=str(init),
@@ -91,9 +94,8 @@ def write_random_model(path: pathlib.Path, config: Qwen2Config) -> None:
 
 def write_random_shards(folder: pathlib.Path, tokens: int, vocab_size: int, seed: int) -> None:
     """One shard of uniform ids: what is timed does not depend on what they mean."""
-    folder.mkdir(parents=True)
     ids = np.random.default_rng(seed).integers(0, vocab_size, tokens)
-    ids.astype("<u4").tofile(folder / "shard-00000.bin")
+    write_bytes(folder / "shard-00000.bin", ids.astype("<u4").tobytes())
 
 
 if __name__ == "__main__":

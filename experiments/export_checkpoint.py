@@ -27,7 +27,7 @@ def main() -> int:
         f"files: {', '.join(values['files'])}",
         *(f"odd: {problem}" for problem in values["problems"]),
     ]
-    report(_OUT.value, {"status": "ok", **values}, summary)
+    report(_OUT.value, values, summary)
     return 0
 
 

@@ -3,13 +3,9 @@
 Killed runs go on from their last checkpoint when the same command is given again.
 """
 
-import math
-
 from absl import flags
 
-from apr_jax.codec import open_checkpoint
 from apr_jax.train import TrainConfig, train
-from apr_jax.train.config import mode_defaults
 from experiments import program
 
 _INIT = flags.DEFINE_string("init", None, "Model to start from: .apr file or HuggingFace folder.")
@@ -50,21 +46,26 @@ _EVAL_EVERY = flags.DEFINE_integer("eval_every", 100, "Steps between held-out ev
 _VAL_TOKENS = flags.DEFINE_integer("val_tokens", 131_072, "Held-out tokens each; 0: all.")
 _SAVE_EVERY = flags.DEFINE_integer("save_every", 100, "Steps between checkpoints.")
 _TARGET = flags.DEFINE_float(
-    "target_val_loss", None, "Final held-out loss asked for, nats; default by mode (2.2, 3.0)."
+    "target_val_loss",
+    None,
+    "Final held-out loss asked for, nats; 0: none; by mode 2.2, none.",
 )
 _MAX_INITIAL = flags.DEFINE_float(
-    "max_initial_val_loss", None, "Refuse a worse start, nats; default 4.0 when fine-tuning."
+    "max_initial_val_loss",
+    None,
+    "Refuse a worse start, nats; 0: never; by mode 4.0, never.",
 )
 _MAX_OVERLAP = flags.DEFINE_integer(
     "max_overlap", 0, "Held-out documents that may be in the training shards too."
+)
+_MIN_LOSS = flags.DEFINE_float(
+    "min_val_loss", 0.3, "A final held-out loss below this is too good to be true; 0: never."
 )
 flags.mark_flags_as_required(["init", "shards", "val_shards", "out", "steps"])
 
 
 def main() -> int:
     """Run with the flags; 0 when every gate passed."""
-    with open_checkpoint(_INIT.value) as checkpoint:
-        uniform = math.log(checkpoint.config.vocab_size)
     config = TrainConfig(
         init=_INIT.value,
         shards=_SHARDS.value,
@@ -75,6 +76,8 @@ def main() -> int:
         batch_size=_BATCH.value,
         accumulate=_ACCUMULATE.value,
         seq_length=_SEQ.value,
+        lr=_LR.value,
+        warmup_steps=_WARMUP.value,
         weight_decay=_DECAY.value,
         clip=_CLIP.value,
         seed=_SEED.value,
@@ -87,21 +90,12 @@ def main() -> int:
         eval_every=_EVAL_EVERY.value,
         val_tokens=_VAL_TOKENS.value,
         save_every=_SAVE_EVERY.value,
+        target_val_loss=_TARGET.value,
+        max_initial_val_loss=_MAX_INITIAL.value,
         max_overlap=_MAX_OVERLAP.value,
-        **(mode_defaults(_MODE.value, _STEPS.value, uniform) | _given()),
+        min_val_loss=_MIN_LOSS.value,
     )
     return program.finish_training(train(config), config.out)
-
-
-def _given() -> dict[str, float]:
-    """The flags that a mode has defaults for, where they were given."""
-    chosen = {
-        "lr": _LR.value,
-        "warmup_steps": _WARMUP.value,
-        "target_val_loss": _TARGET.value,
-        "max_initial_val_loss": _MAX_INITIAL.value,
-    }
-    return {name: value for name, value in chosen.items() if value is not None}
 
 
 if __name__ == "__main__":

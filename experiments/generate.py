@@ -63,7 +63,6 @@ def main() -> int:
     seconds = time.perf_counter() - start
     text = tokenizer.decode([*prompt, *ids])
     values = {
-        "status": "ok",
         "apr": _APR.value,
         "tokenizer": str(tokenizer_path),
         "prompt": _PROMPT.value,

@@ -29,7 +29,7 @@ def main() -> int:
         f"tokenizer files: {', '.join(values['tokenizer_files']) or 'none found'}",
         *(f"left out {name}: {reason}" for name, reason in values["left_out"].items()),
     ]
-    report(apr_path(_OUT.value).parent, {"status": "ok", **values}, summary)
+    report(apr_path(_OUT.value).parent, values, summary)
     return 0
 
 

@@ -24,7 +24,7 @@ def main() -> int:
         tensors = [_tensor(file, name) for name in file.names]
         problems = [f"{type(problem).__name__}: {problem}" for problem in file.problems]
         values = {
-            "status": "odd" if problems else "ok",
+            "status": "MISSED" if problems else "OK",
             "apr": _APR.value,
             "header": dataclasses.asdict(file.header),
             "metadata": file.metadata,

@@ -24,30 +24,38 @@ def run(main: Callable[[], int]) -> None:
 def report(
     out: str | os.PathLike[str] | None, values: dict[str, Any], summary: Sequence[str]
 ) -> None:
-    """Write `values` to `out`/report.json (when there is an `out`) and print the summary lines."""
+    """Write `values` to `out`/report.json (when there is an `out`) and print the summary lines.
+
+    The report's `status` is OK unless `values` say otherwise.
+    """
     if out:
-        write_json(pathlib.Path(out) / "report.json", values)
+        write_json(pathlib.Path(out) / "report.json", {"status": "OK"} | values)
     for line in summary:
         print(line)
 
 
 def finish_training(values: dict[str, Any], out: str) -> int:
     """Print how a training run ended; its report is written already. Returns the exit code."""
-    losses = " -> ".join(
+    print(f"{values['status']}: {values['verdict']}")
+    print(losses(values))
+    print(f"{values['steps']} steps; report, records and curve in {out}")
+    if values["model"] is not None:
+        print(f"next: python -m experiments.export_checkpoint --apr={out}/model.apr --out={out}/hf")
+    return 0 if values["status"] == "OK" else 1
+
+
+def losses(values: dict[str, Any]) -> str:
+    """The held-out losses of a training report, in one line."""
+    before, after = (
         "not finite" if values[key] is None else f"{values[key]:.4f}"
         for key in ("initial_val_loss", "val_loss")
     )
     bits = values["val_loss_bits_per_byte"]
-    print(f"{values['status']}: {values['verdict']}")
-    print(
-        f"held-out loss {losses} nats per token"
-        + (f", {bits:.4f} bits per byte" if bits is not None else "")
+    return (
+        f"held-out loss {before} -> {after} nats per token"
+        + (f", {bits:.4f} bits per byte," if bits is not None else "")
         + f" over {values['val_tokens']:,} tokens; a uniform guess has {values['uniform_loss']:.4f}"
     )
-    print(f"{values['steps']} steps; report, records and curve in {out}")
-    if values["status"] == "OK":
-        print(f"next: python -m experiments.export_checkpoint --apr={out}/model.apr --out={out}/hf")
-    return 0 if values["status"] == "OK" else 1
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -73,6 +81,10 @@ def _guarded(main: Callable[[], int]) -> int:
         return main()
     except UserError as error:
         _stop(str(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _stop(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -7,6 +7,7 @@ fine-tuning -> .apr and HuggingFace folder out, with a report, a log of every st
 import hashlib
 import json
 import pathlib
+import shutil
 import sysconfig
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from absl import flags
 from safetensors.numpy import save_file
 
 from apr_jax.codec import Qwen2Config, export_checkpoint, import_checkpoint
+from apr_jax.codec.folders import atomic_folder
 from apr_jax.files import atomic_write, write_json
 from apr_jax.model import init_params, to_named
 from apr_jax.text import Tokenizer, load_tokenizer
@@ -49,6 +51,8 @@ def main() -> int:
     write_model(out / "start-hf", tokenizer)
     imported = import_checkpoint(out / "start-hf", out / "start.apr")
     _say(5, "fine-tuning, with the held-out loss before the first step and after the last")
+    if (out / "run" / "report.json").exists():
+        shutil.rmtree(out / "run")  # finished before: train anew; a run that was cut off goes on
     trained = train(settings(out))
     _say(6, "out: .apr -> HuggingFace folder, read back and compared bit for bit")
     if trained["model"] is not None:
@@ -97,7 +101,7 @@ def encode(out: pathlib.Path, part: str) -> dict[str, Any]:
     return encode_corpus(
         CorpusConfig(
             inputs=(str(out / "corpus" / f"{part}.jsonl"),),
-            tokenizer=str(out / "tokenizer"),
+            tokenizer=str(out / "tokenizer" / "tokenizer.json"),
             out=str(out / "shards" / part),
             shard_tokens=1_000_000,
         )
@@ -120,10 +124,11 @@ def write_model(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
         tied=True,
         eos_token_id=tokenizer.eos_id,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(to_named(init_params(config, seed=0)), folder / "model.safetensors", {"format": "pt"})
-    write_json(folder / "config.json", config.to_hf("float32"))
-    write_json(folder / "tokenizer.json", tokenizer.to_tokenizer_json())
+    with atomic_folder(folder) as new:
+        tensors = to_named(init_params(config, seed=0))
+        save_file(tensors, new / "model.safetensors", {"format": "pt"})
+        write_json(new / "config.json", config.to_hf("float32"))
+        write_json(new / "tokenizer.json", tokenizer.to_tokenizer_json())
 
 
 def settings(out: pathlib.Path) -> TrainConfig:
@@ -148,13 +153,10 @@ def settings(out: pathlib.Path) -> TrainConfig:
 def summary(out: pathlib.Path, report: dict[str, Any]) -> list[str]:
     """Five lines: what was made, where, and what to try next."""
     apr = out / "run" / "model.apr"
+    made = f"model      {apr} ({report['parameters']:,} parameters), as HuggingFace folder "
     return [
-        f"{report['status']} in {report['seconds']:.0f} s: held-out loss "
-        f"{report['initial_val_loss']:.3f} -> {report['val_loss']:.3f} nats per token "
-        f"({report['val_loss_bits_per_byte']:.3f} bits per byte), a uniform guess has "
-        f"{report['uniform_loss']:.3f}; {report['verdict']}",
-        f"model      {apr} ({report['parameters']:,} parameters), as HuggingFace folder "
-        f"{out / 'model-hf'}",
+        f"{report['status']} in {report['seconds']:.0f} s: {program.losses(report)}",
+        made + str(out / "model-hf") if report["model"] else "model      none: the run was stopped",
         f"evidence   {out / 'report.json'}, every step {out / 'run' / 'records.jsonl'}, "
         f"curve {out / 'run' / 'loss.png'}",
         f"try next   python -m experiments.generate --apr={apr} --prompt='def main('",

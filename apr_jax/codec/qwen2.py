@@ -75,11 +75,7 @@ class Qwen2Config:
         if model_type != "qwen2":
             raise ConfigError(f"{source}: model_type is {model_type!r}, only 'qwen2' is supported")
         _refuse_variants(config, source)
-        rope = _Fields(config, source).mapping("rope_parameters")
-        read = _Fields(
-            {**config, "rope_theta": config.get("rope_theta", rope.get("rope_theta"))},
-            source,
-        )
+        read = _Fields({**config, "rope_theta": _rope_theta(config, source)}, source)
         heads, hidden = read.count("num_attention_heads"), read.count("hidden_size")
         return cls(
             vocab_size=read.count("vocab_size"),
@@ -291,7 +287,7 @@ class _Fields:
         ):
             raise ConfigError(f"{self._source}: {key}={value!r} is not a positive float32")
         # .apr files hold these as float32; its shortest decimal is what their writers meant.
-        return float(str(np.float32(value))) if np.float32(value) == value else float(value)
+        return float(str(np.float32(value))) if float(np.float32(value)) == value else float(value)
 
     def token(self, key: str) -> int | None:
         """A token id; of a list (several ends of sequence) the first."""
@@ -336,6 +332,20 @@ def _refuse_variants(config: Mapping[str, Any], source: str) -> None:
         raise ConfigError(f"{source}: use_sliding_window is on, only full attention is supported")
     if config.get("hidden_act", "silu") != "silu":
         raise ConfigError(f"{source}: hidden_act={config['hidden_act']!r}, Qwen2 has 'silu'")
+
+
+def _rope_theta(config: Mapping[str, Any], source: str) -> Any:
+    """Version 4 of transformers has it at the top, version 5 among `rope_parameters`."""
+    rope = _Fields(config, source).mapping("rope_parameters")
+    unknown = sorted(set(rope) - {"rope_theta", "rope_type", "type"})
+    if unknown:
+        raise ConfigError(f"{source}: rope_parameters has {unknown[0]!r}, only plain RoPE is known")
+    found = [v for v in (config.get("rope_theta"), rope.get("rope_theta")) if v is not None]
+    if len(found) == 2 and found[0] != found[1]:
+        raise ConfigError(
+            f"{source}: rope_theta is {found[0]!r} but rope_parameters has {found[1]!r}; keep one"
+        )
+    return found[0] if found else None
 
 
 def _head_dim(value: Any, hidden: int, heads: int, source: str) -> int:

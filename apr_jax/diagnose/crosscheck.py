@@ -8,8 +8,9 @@ import numpy as np
 
 from apr_jax.codec import Checkpoint, open_checkpoint
 from apr_jax.diagnose.faults import Fault
-from apr_jax.diagnose.forward import check_forward, compare_logits, replay
+from apr_jax.diagnose.forward import check_forward, compare_logits
 from apr_jax.diagnose.tensors import compare
+from apr_jax.model import reference as oracle
 
 # What a configuration says beside the mathematics.
 _NO_MATHEMATICS = frozenset(
@@ -95,12 +96,12 @@ def _run(
     rows = min(ours.config.vocab_size, theirs.config.vocab_size)
     ids_BT = np.random.default_rng(seed).integers(0, rows, (1, positions), dtype=np.int32)
     named = {name: ours.read(name) for name in ours.names}
-    replayed = replay(ours.config, named, ids_BT)
+    replayed = oracle.forward(ours.config, named, ids_BT)
     fault, error = check_forward(ours.config, named, ids_BT, replayed)
     if same:
         return fault, error, None
     others = {name: theirs.read(name) for name in theirs.names}
-    wanted_BTV = replay(theirs.config, others, ids_BT)["logits"]
+    wanted_BTV = oracle.forward(theirs.config, others, ids_BT)["logits"]
     if wanted_BTV.shape != replayed["logits"].shape:
         return fault, error, None
     return fault, error, compare_logits(replayed["logits"], wanted_BTV)

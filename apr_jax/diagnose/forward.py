@@ -9,15 +9,10 @@ import numpy as np
 
 from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.diagnose.faults import Fault
-from apr_jax.model import Qwen2, intermediates, reference, to_tree
+from apr_jax.model import Qwen2, intermediates, to_tree
 
 # Relative L2 error of a float32 operator that is right stays far under this.
 _TOLERANCE = 1e-4
-
-
-def replay(config: Qwen2Config, named: Mapping[str, Any], ids_BT: np.ndarray) -> dict[str, Any]:
-    """Every operator's result in float64, by name, in the order of computation."""
-    return reference.forward(config, named, ids_BT)
 
 
 def check_forward(

@@ -56,7 +56,8 @@ class _Pass:
 
     def run(self, ids_BT: np.ndarray) -> dict[str, np.ndarray]:
         embedding = "model.embed_tokens"
-        h_BTD = self._keep(embedding, self._read(f"{embedding}.weight")[ids_BT])
+        rows_BTD = np.asarray(self.named[f"{embedding}.weight"])[ids_BT]
+        h_BTD = self._keep(embedding, rows_BTD.astype(np.float64))
         for layer in range(self.config.num_layers):
             h_BTD = self._block(f"model.layers.{layer}", h_BTD)
         h_BTD = self._norm("model.norm", h_BTD)

@@ -39,7 +39,7 @@ class Documents:
         self.bad = []
         self.count = 0
         for path in self._files:
-            for text in self._lines(path) if path.suffix == ".jsonl" else self._whole(path):
+            for text in self._lines(path) if path.suffix.lower() == ".jsonl" else self._whole(path):
                 self.count += 1
                 yield text
         if not self.count:

@@ -46,10 +46,8 @@ class ShardWriter:
         # Documents of finished shards pass by again, to be compared; this many shards have so far.
         self._passed = 0
         self._document_index = 0
+        self._begun = False
         self._start_shard()
-        write_json(folder / UNFINISHED, self._settings | {"shards": self._finished})
-        (folder / NAME).unlink(missing_ok=True)
-        self._remove_leftovers()
 
     def is_written(self, document: bytes) -> bool:
         """Whether this, the next document, is in a shard that is finished already.
@@ -72,6 +70,7 @@ class ShardWriter:
 
     def add(self, document: bytes, ids: np.ndarray) -> None:
         """Append the next document, with its separator, and close the shard if it is full."""
+        self._begin()
         eos = [np.array([self._settings["eos_id"]])] if self._settings["eos_id"] is not None else []
         policy = self._settings["eos_policy"]
         before = eos if policy == "between" and self._document_index else []
@@ -91,6 +90,7 @@ class ShardWriter:
         """
         if self._passed < len(self._finished):
             self._refuse_changed()
+        self._begin()
         if self._documents:
             self._close_shard()
         totals: dict[str, Any] = {
@@ -112,6 +112,15 @@ class ShardWriter:
     @property
     def _shard_tokens(self) -> int:
         return self._settings["shard_tokens"]
+
+    def _begin(self) -> None:
+        """Mark the folder as unfinished: the first change to it, made when nothing was refused."""
+        if self._begun:
+            return
+        self._begun = True
+        write_json(self.folder / UNFINISHED, self._settings | {"shards": self._finished})
+        (self.folder / NAME).unlink(missing_ok=True)
+        self._remove_leftovers()
 
     def _start_shard(self) -> None:
         self._parts: list[np.ndarray] = []

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from apr_jax.errors import UserError
 
 Mode = Literal["finetune", "from_scratch"]
+_THRESHOLDS = ("target_val_loss", "max_initial_val_loss", "max_first_val_loss")
 
 
 class TrainError(UserError):
@@ -30,10 +31,12 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches that one step's batch is cut into, to save memory; the loss is the same."""
     seq_length: int = 1024
-    lr: float = 5e-5
+    lr: float | None = None
+    """Peak; None takes the mode's."""
     lr_min: float | None = None
-    """Rate of the last step; None stands for lr / 100."""
-    warmup_steps: int = 0
+    """Of the last step; None is a hundredth of `lr`."""
+    warmup_steps: int | None = None
+    """Of rising rate; None takes the mode's."""
     weight_decay: float = 0.01
     """Of matrices; norms and biases do not decay."""
     beta1: float = 0.9
@@ -56,34 +59,34 @@ class TrainConfig:
     save_every: int = 100
     """Steps between checkpoints to resume from."""
     target_val_loss: float | None = None
-    """The run is OK only when the final held-out loss is at most this; None asks nothing."""
+    """The run is OK only when the final held-out loss is at most this; 0 asks nothing, None takes
+    the mode's."""
     max_initial_val_loss: float | None = None
-    """Refuse to fine-tune a model that starts worse: it is broken, or the ids are not its own."""
+    """Refuse a model that starts worse: it is broken, or the ids are not its own; 0 asks nothing,
+    None takes the mode's."""
     max_first_val_loss: float | None = None
-    """Stop when the first evaluation after training began is worse; None: twice the initial."""
+    """Stop when the first evaluation after training began is worse; 0 allows twice the initial,
+    None takes the mode's."""
     max_overlap: int = 0
     """Held-out documents that may occur in the training shards too."""
-    min_val_loss: float | None = 0.3
-    """A held-out loss below this means leakage or a degenerate corpus; None asks nothing."""
+    min_val_loss: float = 0.3
+    """A held-out loss below this means leakage or a degenerate corpus; 0 asks nothing."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "seq_length", "eval_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise TrainError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("lr", "adam_eps"):
-            if not getattr(self, name) > 0:
-                raise TrainError(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("warmup_steps", "weight_decay", "clip", "val_tokens", "max_overlap"):
-            if getattr(self, name) < 0:
-                raise TrainError(f"{name}={getattr(self, name)} must not be negative")
-        for name in ("target_val_loss", "max_initial_val_loss", "max_first_val_loss"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise TrainError(f"{name}={value} must be above 0")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise TrainError(f"betas {self.beta1}, {self.beta2} must be in [0, 1)")
-        if not 0 <= self.last_lr <= self.lr:
-            raise TrainError(f"lr_min={self.lr_min} must be between 0 and lr={self.lr}")
-        if self.warmup_steps >= self.steps:
+            self._require(name, getattr(self, name) >= 1, "must be at least 1")
+        for name in ("weight_decay", "clip", "seed", "val_tokens", "max_overlap", "min_val_loss"):
+            self._require(name, getattr(self, name) >= 0, "must not be negative")
+        for name in ("warmup_steps", *_THRESHOLDS):
+            value = getattr(self, name)
+            self._require(name, value is None or value >= 0, "must not be negative")
+        self._require("adam_eps", self.adam_eps > 0, "must be above 0")
+        self._require("lr", self.lr is None or self.lr > 0, "must be above 0")
+        if self.lr is not None and self.lr_min is not None:
+            self._require("lr_min", 0 <= self.lr_min <= self.lr, f"must be in 0 to lr={self.lr}")
+        for name in ("beta1", "beta2"):
+            self._require(name, 0 <= getattr(self, name) < 1, "must be in 0 to 1, 1 excluded")
+        if self.warmup_steps is not None and self.warmup_steps >= self.steps:
             raise TrainError(
                 f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; "
                 "ask for more steps or a shorter warm-up"
@@ -93,23 +96,32 @@ class TrainConfig:
                 f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate}"
             )
 
-    @property
-    def last_lr(self) -> float:
-        """The rate that the schedule ends with."""
-        return self.lr / 100 if self.lr_min is None else self.lr_min
+    def resolved(self, uniform_loss: float) -> "TrainConfig":
+        """These settings with what the mode decides filled in.
+
+        Args:
+          uniform_loss: ln of the number of logits, nats.
+        """
+        decided = _mode_defaults(self.mode, self.steps, uniform_loss)
+        missing = {name: value for name, value in decided.items() if getattr(self, name) is None}
+        config = dataclasses.replace(self, **missing)
+        if config.lr_min is None:
+            config = dataclasses.replace(config, lr_min=config.lr / 100 if config.lr else None)
+        return config
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain values."""
         return dataclasses.asdict(self)
 
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise TrainError(f"{name}={getattr(self, name)} {what}")
 
-def mode_defaults(mode: Mode, steps: int, uniform_loss: float) -> dict[str, Any]:
-    """What `mode` decides together: rate, warm-up, target and the caps on the held-out loss.
 
-    Args:
-      mode: start from a pretrained model, or from one that knows nothing.
-      steps: of the run; a short one warms up for a tenth of them.
-      uniform_loss: ln of the number of logits, nats.
+def _mode_defaults(mode: Mode, steps: int, uniform_loss: float) -> dict[str, Any]:
+    """Rate, warm-up, target and the caps on the held-out loss. A short run warms up for a tenth.
+
+    From scratch there is no target: what a loss is worth depends on the tokenizer.
     """
     if mode == "finetune":
         return {
@@ -122,7 +134,7 @@ def mode_defaults(mode: Mode, steps: int, uniform_loss: float) -> dict[str, Any]
     return {
         "lr": 3e-4,
         "warmup_steps": min(1000, steps // 10),
-        "target_val_loss": 3.0,
-        "max_initial_val_loss": None,
+        "target_val_loss": 0.0,
+        "max_initial_val_loss": 0.0,
         "max_first_val_loss": 2 * uniform_loss,
     }

@@ -1,6 +1,8 @@
 """What the devices are, and the choices that follow from them."""
 
+import contextlib
 import resource
+from collections.abc import Iterator
 from typing import Any
 
 import flax
@@ -10,6 +12,7 @@ import numpy as np
 import optax
 
 from apr_jax.codec.qwen2 import Qwen2Config
+from apr_jax.train.config import TrainError
 
 # Dense bfloat16 FLOP/s by the vendor's datasheet. A device that is not here gets no utilisation.
 _PEAK_FLOPS = {
@@ -20,15 +23,29 @@ _PEAK_FLOPS = {
 }
 
 
-def model_options(compute_dtype: str, attention: str, *, mask_documents: bool) -> dict[str, Any]:
+def model_options(
+    compute_dtype: str, attention: str, *, mask_documents: bool, head_dim: int
+) -> dict[str, Any]:
     """`load_model`'s options, with "auto" decided for the devices at hand."""
     on_gpu = jax.default_backend() == "gpu"
     if compute_dtype == "auto":
         compute_dtype = "bfloat16" if on_gpu else "float32"
     if attention == "auto":
         fits_cudnn = on_gpu and compute_dtype == "bfloat16" and not mask_documents
+        fits_cudnn = fits_cudnn and head_dim % 8 == 0 and head_dim <= 256
         attention = "cudnn" if fits_cudnn else "xla"
     return {"compute_dtype": jnp.dtype(compute_dtype), "attention_impl": attention}
+
+
+@contextlib.contextmanager
+def memory_explained(advice: str) -> Iterator[None]:
+    """Turn a device that runs out of memory into one line with `advice`."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TrainError(f"the device's memory is too small for this: {advice}") from error
 
 
 def versions() -> dict[str, str]:
@@ -46,9 +63,12 @@ def versions() -> dict[str, str]:
 
 
 def flops_per_token(config: Qwen2Config, seq_length: int) -> float:
-    """Multiply-adds times two of forward and backward: 6 per parameter, and causal attention."""
+    """Multiply-adds times two of forward and backward: 6 per weight, and causal attention."""
     attention = 12 * config.num_layers * config.num_heads * config.head_dim * seq_length / 2
-    return 6.0 * config.num_parameters() + attention
+    weights = config.num_parameters()
+    if not config.tied:
+        weights -= config.vocab_size * config.hidden_size  # looked up, not multiplied
+    return 6.0 * weights + attention
 
 
 def utilisation(

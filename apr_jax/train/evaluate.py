@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from apr_jax.codec.qwen2 import Qwen2Config
+from apr_jax.files import finite
 from apr_jax.model import load_model
 from apr_jax.text.batches import Shards
 from apr_jax.train.config import TrainError
@@ -34,7 +35,7 @@ class Evaluation:
         """The same loss per byte of text, which compares across tokenizers."""
         if not self.text_bytes:
             return None
-        return self.loss * self.tokens / math.log(2) / self.text_bytes
+        return finite(self.loss * self.tokens / math.log(2) / self.text_bytes)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as plain values."""

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import Any
 
+from apr_jax.files import finite
 from apr_jax.train.config import TrainConfig
 
 _RELOAD_TOLERANCE = 0.01
@@ -15,12 +16,12 @@ _HEALTHY = 2.5
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """One answer. `value` None stands for a number that is not finite."""
+    """One answer. None stands for a number that is not finite."""
 
     id: str
     passed: bool
     value: float | None
-    threshold: float
+    threshold: float | None
     says: str
 
     def to_json(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def no_divergence(loss: float, before: float) -> Gate:
     )
 
 
-def finite(bad_values: int) -> Gate:
+def all_finite(bad_values: int) -> Gate:
     """Every loss and gradient was a number."""
     return _at_most("GATE-TRAIN-007", bad_values, 0, "losses or gradients that are not finite")
 
@@ -98,7 +99,9 @@ def likely_cause(loss: float, uniform: float) -> str | None:
     """What the loss of an untouched pretrained model most likely means, if not healthy."""
     if loss <= _HEALTHY:
         return None
-    if loss > uniform + 1:
+    if not math.isfinite(loss):
+        cause = "logits that overflow, or a mislabelled dtype"
+    elif loss > uniform + 1:
         cause = "scrambled weights or a wrong layout (worse than knowing nothing)"
     elif loss > uniform - 1:
         cause = "flat logits: a zeroed head or norm"
@@ -112,5 +115,4 @@ def likely_cause(loss: float, uniform: float) -> str | None:
 
 
 def _at_most(gate_id: str, value: float, threshold: float, says: str) -> Gate:
-    shown = float(value) if math.isfinite(value) else None
-    return Gate(gate_id, bool(value <= threshold), shown, float(threshold), says)
+    return Gate(gate_id, bool(value <= threshold), finite(value), finite(threshold), says)

@@ -8,26 +8,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from apr_jax.files import write_json
+from apr_jax.files import finite, write_json
 from apr_jax.model import load_model
-from apr_jax.model.params import to_named
+from apr_jax.model.params import to_name, to_named
 from apr_jax.progress import Progress
 from apr_jax.text.batches import document_overlap
 from apr_jax.train import gates
 from apr_jax.train.checkpoint import Checkpoints
 from apr_jax.train.clock import Clock
 from apr_jax.train.config import TrainConfig, TrainError
-from apr_jax.train.data import EvalBatches, TrainBatches, open_data
-from apr_jax.train.devices import model_options, peak_memory_bytes, utilisation, versions
-from apr_jax.train.evaluate import Evaluation, Evaluator, evaluate_file
+from apr_jax.train.devices import memory_explained, peak_memory_bytes, utilisation, versions
+from apr_jax.train.evaluate import Evaluation, Evaluator
 from apr_jax.train.optimizer import make_optimizer
-from apr_jax.train.parallel import DataParallel
 from apr_jax.train.plot import plot_losses
+from apr_jax.train.prepare import CHECKPOINTS, Setup, prepare
 from apr_jax.train.records import Records, throughput
-from apr_jax.train.save import save_model, settle_folder
+from apr_jax.train.save import save_model
 from apr_jax.train.step import TrainState, train_step
 
-RECORDS, MODEL, PLOT, CHECKPOINTS = "records.jsonl", "model.apr", "loss.png", "checkpoints"
+RECORDS, MODEL, PLOT = "records.jsonl", "model.apr", "loss.png"
 
 
 class StopRun(Exception):
@@ -50,80 +49,71 @@ def train(config: TrainConfig) -> dict[str, Any]:
       pass), ABORTED (stopped in the middle) or REFUSED (stopped before the first step).
 
     Raises:
-      UserError: settings, data, model file or devices do not fit; nothing was trained.
+      UserError: settings, data, model file or devices do not fit.
     """
-    trainer = _Trainer(config)
-    try:
-        trainer.check_start()
-        trainer.run()
-        trainer.deliver()
-        passed = all(gate.passed for gate in trainer.gates)
-        status, why = ("OK", "every gate passed") if passed else ("MISSED", trainer.missed())
-    except StopRun as stop:
-        status, why = stop.status, str(stop)
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise TrainError(
-            f"step {trainer.step + 1} needs more memory than the device has: lower batch_size "
-            f"({config.batch_size}) or raise accumulate ({config.accumulate}); remat saves more"
-        ) from error
-    finally:
-        trainer.close()
-    report = trainer.report(status, why)
-    plot_losses(trainer.out / RECORDS, trainer.out / PLOT, report["uniform_loss"])
-    write_json(trainer.out / "report.json", report)
+    with memory_explained(
+        f"lower batch_size ({config.batch_size}) or raise accumulate ({config.accumulate}); "
+        "remat saves more"
+    ):
+        setup, params = prepare(config)
+        run = _Run(setup, params)
+        del params  # the state has a copy of its own
+        try:
+            run.start()
+            run.check_start()
+            run.train()
+            run.deliver()
+            status, why = run.outcome()
+        except StopRun as stop:
+            status, why = stop.status, str(stop)
+        finally:
+            run.close()
+    report = run.report(status, why)
+    plot_losses(run.out / RECORDS, run.out / PLOT, report["uniform_loss"])
+    write_json(run.out / "report.json", report)
     return report
 
 
-class _Trainer:
-    """One run's model, data, compiled steps and findings."""
+class _Run:
+    """A run's state, compiled steps and findings."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, self.out = config, pathlib.Path(config.out)
-        self.parallel = DataParallel(config.parallel)
-        self.parallel.check_batch(config.batch_size // config.accumulate, "batch_size / accumulate")
-        begun = any((self.out / CHECKPOINTS).glob("[0-9]*"))
-        settle_folder(self.out, config, begun=begun)
-        self.train_shards, self.val_shards = open_data(config)
-        self.options = model_options(
-            config.compute_dtype, config.attention, mask_documents=config.mask_documents
-        ) | {"remat": config.remat}
-        self.model, params = load_model(config.init, **self.options)
-        self.model_config = self.model.config
-        for shards in (self.train_shards, self.val_shards):
-            shards.check_ids(self.model_config.vocab_size)
-        self.batches = TrainBatches(self.train_shards, config)
-        self.val_batches = EvalBatches.of_run(self.val_shards, config)
-        self.evaluate = Evaluator(self.model, self.val_shards, self.val_batches, self.parallel)
-
-        optimizer = make_optimizer(config)
-        self.leaf_names = list(to_named(params))
-        self.state = self.parallel.replicate(
+    def __init__(self, setup: Setup, params: Any) -> None:
+        self.setup, self.config = setup, setup.config
+        self.out = pathlib.Path(self.config.out)
+        optimizer = make_optimizer(self.config)
+        self.leaf_names = [
+            to_name(tuple(key.key for key in path))
+            for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        ]
+        self.state = setup.parallel.replicate(
             TrainState(jnp.int32(0), params, optimizer.init(params))
         )
-        self.run_step = self.parallel.compile(
-            functools.partial(train_step, model=self.model, optimizer=optimizer), donate=True
+        self.run_step = setup.parallel.compile(
+            functools.partial(train_step, model=setup.model, optimizer=optimizer), donate=True
         )
-        self.uniform = math.log(self.model_config.vocab_size)
-        self.clock = Clock()
-        self.delivered: str | None = None
-        self.gates: list[gates.Gate] = []
-        self.not_asked: list[dict[str, str]] = []
+        self.evaluate = Evaluator(setup.model, setup.val_shards, setup.val_batches, setup.parallel)
         self.checkpoints = Checkpoints(self.out / CHECKPOINTS)
-        self._resume()
-
-    def _resume(self) -> None:
-        """Take up the newest checkpoint, or measure where the model stands before any step."""
         self.step = self.checkpoints.latest_step() or 0
-        if self.step:
-            self.state, found = self.checkpoints.restore(self.step, self.state)
-            self.evaluations = {int(k): Evaluation(**v) for k, v in found.items()}
+        # Records of steps after the checkpoint are made again; without one, all are.
         self.records = Records(self.out / RECORDS, keep_steps=self.step or -1)
+        self.clock = Clock()
+        self.evaluations: dict[int, Evaluation] = {}
+        self.shared_documents: int | None = None
+        self.gates: dict[str, gates.Gate] = {}
+        self.not_asked: list[dict[str, str]] = []
+        self.delivered: str | None = None
+
+    def start(self) -> None:
+        """Take up the newest checkpoint, or measure where the model stands before any step."""
         self._announce()
         if not self.step:
-            self.evaluations = {}
             self._evaluate()
+            return
+        self.state, found = self.checkpoints.restore(self.step, self.state)
+        self.evaluations = {int(k): Evaluation(**v) for k, v in found["evaluations"].items()}
+        self.shared_documents = found["shared_documents"]
+        for step in sorted(self.evaluations)[1:]:
+            self._check_divergence(step)
 
     def check_start(self) -> None:
         """Ask what can be asked before the first step.
@@ -131,110 +121,111 @@ class _Trainer:
         Raises:
           StopRun: the data leak, or the model starts worse than a sound one can.
         """
+        if self.setup.tokenizer is not None:
+            self._skip("TOKENIZER", self.setup.tokenizer)
         self._check_held_out()
-        initial = self.evaluations[0].loss
-        if self.config.mode == "finetune":
-            if (warning := gates.likely_cause(initial, self.uniform)) is not None:
-                print(f"warning: before the first step, {warning}", flush=True)
-            if (cap := self.config.max_initial_val_loss) is None:
-                self._skip("INIT-VAL-LOSS", "max_initial_val_loss is not set")
-            elif not self._ask(gates.initial_loss(initial, cap)):
-                raise StopRun("REFUSED", f"{warning}; crosscheck says which part is wrong")
-        else:
-            self._skip("INIT-VAL-LOSS", "a model from scratch knows nothing before its first step")
+        initial, cap = self.evaluations[0].loss, self.config.max_initial_val_loss
+        warning = gates.likely_cause(initial, self.setup.uniform_loss)
+        if warning is not None and self.config.mode == "finetune":
+            print(f"warning: before the first step, {warning}", flush=True)
+        if not cap:
+            self._skip("INIT-VAL-LOSS", "max_initial_val_loss is 0")
+        elif not self._ask(gates.initial_loss(initial, cap)):
+            why = warning or f"held-out loss is {initial:.3f} nats"
+            raise StopRun("REFUSED", f"{why}; the cap is {cap:g}; crosscheck says what is wrong")
 
-    def run(self) -> None:
+    def train(self) -> None:
         """Take the steps that are left.
 
         Raises:
           StopRun: a loss or gradient is not finite, or the held-out loss diverges.
         """
-        config, running = self.config, None
+        config, parallel, running = self.config, self.setup.parallel, None
         with Progress("training", config.steps, "steps", initial=self.step) as bar:
-            while self.step < config.steps:
-                batch = self.parallel.split(self.batches.batch(self.step), axis=1)
+            for step in range(self.step + 1, config.steps + 1):
+                batch = parallel.split(self.setup.batches.batch(step - 1), axis=1)
                 self.clock.start()
                 self.state, metrics = self.run_step(self.state, batch)
-                self.step += 1
                 # The step before is waited for only now, so that the device is never idle.
                 if running is not None:
                     self._account(*running, bar)
-                running = (self.step, metrics)
-                last = self.step == config.steps
-                evaluate = last or self.step % config.eval_every == 0
-                save = last or self.step % config.save_every == 0
+                running = (step, metrics)
+                evaluate = step == config.steps or step % config.eval_every == 0
+                save = step == config.steps or step % config.save_every == 0
                 if evaluate or save:
                     self._account(*running, bar)
                     running = None
                     self.clock.pause()
                 if evaluate:
                     self._evaluate()
-                    self._check_divergence()
+                    self._check_divergence(step)
                 if save:
-                    found = {str(k): v.to_json() for k, v in self.evaluations.items()}
-                    self.checkpoints.save(self.step, self.state, found)
-        self._ask(gates.finite(0))
+                    self._save()
+        self._ask(gates.all_finite(0))
 
     def deliver(self) -> None:
         """Write the model file, load it again as a user would, and ask the last questions."""
         config, final, initial = self.config, self._last, self.evaluations[0]
         path = self.out / MODEL
-        save_model(path, to_named(self.state.params), config)
-        reloaded, _ = evaluate_file(
-            path, self.val_shards, self.val_batches, self.parallel, **self.options
-        )
+        params, self.state = self.state.params, None  # the moments make room for the reload
+        save_model(path, to_named(params), config)
+        del params
         self.delivered = MODEL
+        model, params = load_model(path, **self.setup.options)
+        if model != self.setup.model:
+            raise TrainError(f"{path}: reads back as {model}, was {self.setup.model}")
+        reloaded = self.evaluate(self.setup.parallel.replicate(params))
         self._ask(gates.reload(reloaded.loss, final.loss))
         self._ask(gates.improved(final.loss, initial.loss))
-        for name, value, gate in (
-            ("GATE-TRAIN-003", config.target_val_loss, gates.target),
-            ("VAL-LOSS-FLOOR", config.min_val_loss, gates.floor),
-        ):
-            if value is None:
-                self._skip(name, "no threshold is set")
-            else:
-                self._ask(gate(final.loss, value))
+        self._ask(gates.below_uniform(final.loss, self.setup.uniform_loss))
+        if config.target_val_loss:
+            self._ask(gates.target(final.loss, config.target_val_loss))
+        else:
+            self._skip("GATE-TRAIN-003", "target_val_loss is 0")
+        if config.min_val_loss:
+            self._ask(gates.floor(final.loss, config.min_val_loss))
+        else:
+            self._skip("VAL-LOSS-FLOOR", "min_val_loss is 0")
+
+    def outcome(self) -> tuple[str, str]:
+        """The status of a run that reached its end, and the gates that did not pass."""
+        missed = [gate for gate in self.gates.values() if not gate.passed]
+        if not missed:
+            return "OK", "every gate passed"
+        return "MISSED", "; ".join(
+            f"{gate.id}: {gate.says} is {gate.value}, threshold {gate.threshold}" for gate in missed
+        )
 
     def report(self, status: str, why: str) -> dict[str, Any]:
         """Everything that the run found, for report.json."""
-        final, initial = self._last, self.evaluations[0]
+        setup, final, initial = self.setup, self._last, self.evaluations[0]
         rate, first_step_seconds = throughput(self.out / RECORDS)
-        devices = self.parallel.num_devices
         return {
             "status": status,
             "verdict": why,
-            "val_loss": _number(final.loss),
+            "val_loss": finite(final.loss),
             "val_loss_bits_per_byte": final.bits_per_byte,
-            "initial_val_loss": _number(initial.loss),
+            "initial_val_loss": finite(initial.loss),
             "initial_val_loss_bits_per_byte": initial.bits_per_byte,
-            "best_val_loss": _number(min(e.loss for e in self.evaluations.values())),
-            "uniform_loss": self.uniform,
+            "best_val_loss": finite(min(e.loss for e in self.evaluations.values())),
+            "uniform_loss": setup.uniform_loss,
             "val_tokens": final.tokens,
             "steps": self.step,
             "tokens_per_second": rate,
-            "model_flops_utilisation": rate
-            and utilisation(rate, self.model_config, self.config.seq_length, devices),
+            "model_flops_utilisation": rate and self._utilisation(rate),
             "first_step_seconds": first_step_seconds,
             "peak_memory_bytes": peak_memory_bytes(),
-            "gates": [gate.to_json() for gate in self.gates],
+            "gates": [gate.to_json() for gate in self.gates.values()],
             "gates_not_asked": self.not_asked,
-            "parameters": self.model_config.num_parameters(),
-            "train_tokens": self.train_shards.num_tokens,
-            "epochs": self.batches.epochs,
-            "compute_dtype": self.options["compute_dtype"].name,
-            "attention": self.options["attention_impl"],
+            "parameters": setup.model.config.num_parameters(),
+            "train_tokens": setup.train_shards.num_tokens,
+            "epochs": setup.batches.epochs,
+            "compute_dtype": setup.options["compute_dtype"].name,
+            "attention": setup.options["attention_impl"],
             "config": self.config.to_json(),
             "versions": versions(),
             "model": self.delivered,
         }
-
-    def missed(self) -> str:
-        """The gates that did not pass, in one line."""
-        return "; ".join(
-            f"{gate.id}: {gate.says} is {gate.value}, threshold {gate.threshold:g}"
-            for gate in self.gates
-            if not gate.passed
-        )
 
     def close(self) -> None:
         """Release the files."""
@@ -251,9 +242,12 @@ class _Trainer:
             float(metrics[name]) for name in ("loss", "grad_norm", "lr", "tokens")
         )
         seconds, compiled = self.clock.finish()
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            self._ask(gates.finite(1))
+        self.step = step
+        bad = sum(not math.isfinite(value) for value in (loss, grad_norm))
+        if bad:
+            self._ask(gates.all_finite(bad))
             raise StopRun("ABORTED", f"step {step}: {self._culprit(loss, metrics)} is not finite")
+        rate = tokens / seconds
         self.records.add(
             "step",
             step,
@@ -261,11 +255,16 @@ class _Trainer:
             grad_norm=grad_norm,
             lr=lr,
             tokens=int(tokens),
-            tokens_per_sec=tokens / seconds,
+            tokens_per_sec=rate,
             wall_ms=seconds * 1e3,
             compiled=compiled,
         )
-        bar.update(1, f"loss {loss:.3f}, held-out {self._last.loss:.3f}")
+        use = self._utilisation(rate)
+        bar.update(
+            1,
+            f"loss {loss:.3f}, held out {self._last.loss:.3f}, lr {lr:.2e}, norm {grad_norm:.2f}, "
+            f"{rate:,.0f} tokens/s" + (f", MFU {use:.2f}" if use is not None else ""),
+        )
 
     def _culprit(self, loss: float, metrics: dict[str, jax.Array]) -> str:
         norms = jax.device_get(metrics["leaf_norms"])
@@ -279,58 +278,71 @@ class _Trainer:
         self.records.add(
             "eval",
             self.step,
-            val_loss=_number(found.loss),
+            val_loss=finite(found.loss),
             val_loss_bits_per_byte=found.bits_per_byte,
             val_tokens=found.tokens,
         )
 
-    def _check_divergence(self) -> None:
-        steps = sorted(self.evaluations)
-        loss, before = (self.evaluations[step].loss for step in (steps[-1], steps[-2]))
+    def _save(self) -> None:
+        found = {
+            "evaluations": {str(k): v.to_json() for k, v in self.evaluations.items()},
+            "shared_documents": self.shared_documents,
+        }
+        self.checkpoints.save(self.step, self.state, found)
+
+    def _check_divergence(self, step: int) -> None:
+        steps = [s for s in sorted(self.evaluations) if s <= step]
+        loss, before = (self.evaluations[s].loss for s in (steps[-1], steps[-2]))
         gate = gates.no_divergence(loss, before)
-        if len(steps) == 2 and self.config.max_first_val_loss is not None:
+        if len(steps) == 2 and self.config.max_first_val_loss:
             gate = gates.first_loss(loss, self.config.max_first_val_loss)
-        self.gates = [g for g in self.gates if g.id != gate.id]  # the newest answer stands
         if not self._ask(gate):
             raise StopRun(
                 "ABORTED",
-                f"divergence at step {self.step}: held-out loss {loss:.3f}, before {before:.3f}, "
-                f"allowed {gate.threshold:.3f}",
+                f"divergence at step {step}: held-out loss {loss:.3f}, before {before:.3f}, "
+                f"allowed {gate.threshold}",
             )
 
     def _check_held_out(self) -> None:
-        if self.train_shards.eos_id is None or self.val_shards.eos_id is None:
+        train_shards, val_shards = self.setup.train_shards, self.setup.val_shards
+        if train_shards.eos_id is None or val_shards.eos_id is None:
             self._skip("HELD-OUT", "the shards do not say where documents end")
             return
-        documents = document_overlap(self.train_shards, self.val_shards)
-        if not self._ask(gates.held_out(documents, self.config)):
+        if self.shared_documents is None:
+            self.shared_documents = document_overlap(train_shards, val_shards)
+        if not self._ask(gates.held_out(self.shared_documents, self.config)):
             raise StopRun(
                 "REFUSED",
-                f"{documents} documents of {self.config.val_shards} are in {self.config.shards} "
-                "too: split with encode_corpus --val_fraction, or allow them with --max_overlap",
+                f"{self.shared_documents} documents of {val_shards.folder} are in "
+                f"{train_shards.folder} too: split with encode_corpus --val_fraction, or allow "
+                "them with --max_overlap",
             )
 
     def _ask(self, gate: gates.Gate) -> bool:
-        self.gates.append(gate)
+        self.gates[gate.id] = gate  # the newest answer stands
         return gate.passed
 
     def _skip(self, gate_id: str, reason: str) -> None:
         self.not_asked.append({"id": gate_id, "reason": reason})
 
+    def _utilisation(self, rate: float) -> float | None:
+        return utilisation(
+            rate,
+            self.setup.model.config,
+            self.config.seq_length,
+            self.setup.parallel.num_devices,
+        )
+
     def _announce(self) -> None:
-        config, options, found = self.config, self.options, versions()
-        parameters, tokens = self.model_config.num_parameters(), self.train_shards.num_tokens
+        config, setup, found = self.config, self.setup, versions()
+        options = setup.options
         lines = [
             f"{found['devices']} x {found['device']}, jax {found['jax']}, {config.parallel}, "
             f"{options['compute_dtype'].name} compute, attention {options['attention_impl']}",
-            f"{parameters:,} parameters, {tokens:,} training tokens, {self.batches.epochs:.2f} "
+            f"{setup.model.config.num_parameters():,} parameters, "
+            f"{setup.train_shards.num_tokens:,} training tokens, {setup.batches.epochs:.2f} "
             f"epochs, {config.batch_size * config.seq_length:,} tokens a step",
         ]
         if self.step:
             lines.append(f"going on after step {self.step}")
         print("\n".join(lines), flush=True)
-
-
-def _number(value: float) -> float | None:
-    """`value`, or None for what JSON cannot hold."""
-    return value if math.isfinite(value) else None

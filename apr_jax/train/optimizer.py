@@ -7,13 +7,17 @@ from apr_jax.train.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig) -> optax.Schedule:
-    """The rate by updates already made: the first is lr / warmup_steps, the last is lr_min."""
+    """The rate by updates already made: the first is lr / warmup_steps, the last is lr_min.
+
+    Of a config that is `resolved`.
+    """
+    assert config.lr is not None and config.warmup_steps is not None and config.lr_min is not None
     curve = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.lr,
         warmup_steps=config.warmup_steps,
         decay_steps=config.steps,
-        end_value=config.last_lr,
+        end_value=config.lr_min,
     )
     return lambda count: curve(count + 1)
 

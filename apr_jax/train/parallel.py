@@ -24,6 +24,10 @@ class DataParallel:
     def __init__(
         self, mode: Literal["pmap", "jit"], devices: Sequence[jax.Device] | None = None
     ) -> None:
+        if jax.process_count() > 1:
+            raise TrainError(
+                f"{jax.process_count()} processes: several hosts are not supported yet, run one"
+            )
         self.mode = mode
         self.devices = list(devices if devices is not None else jax.devices())
         self._mesh = Mesh(np.asarray(self.devices), (_AXIS,))

@@ -10,7 +10,7 @@ from apr_jax.train.config import TrainError
 
 
 class Records:
-    """Appends to a JSONL file; each line is whole on disk before `add` returns."""
+    """Appends to a JSONL file; each line is with the operating system before `add` returns."""
 
     def __init__(self, path: pathlib.Path, keep_steps: int) -> None:
         """Open `path`; records of steps after `keep_steps` (made after the checkpoint that the run
@@ -22,7 +22,8 @@ class Records:
 
     def add(self, kind: str, step: int, **values: Any) -> None:
         """Write one record. `kind` is "step" or "eval"; `step` counts finished updates."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        record = {"kind": kind, "step": step, **values}
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A run's folder and the model file that it delivers."""
+"""The model file that a run delivers."""
 
 import pathlib
 from collections.abc import Mapping
@@ -8,10 +8,8 @@ import ml_dtypes
 import numpy as np
 
 from apr_jax.codec import AprWriter, ArraySpec, Checkpoint, folders, open_apr, open_checkpoint
-from apr_jax.files import read_json, write_json
 from apr_jax.train.config import TrainConfig, TrainError
 
-_SETTINGS = "config.json"
 _DTYPES = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -20,26 +18,6 @@ _DTYPES = {
 _CARRIED_OVER = frozenset(
     ("author", "license", "data_source", "data_license", "chat_template", "special_tokens")
 )
-
-
-def settle_folder(out: pathlib.Path, config: TrainConfig, *, begun: bool) -> None:
-    """Write the settings into `out`, or check that the run `begun` there had the same.
-
-    Raises:
-      TrainError: another run has checkpoints in `out`; names the first setting that differs.
-    """
-    path = out / _SETTINGS
-    if not begun:
-        write_json(path, config.to_json())
-        return
-    before, now = read_json(path), config.to_json()
-    for name in now:
-        if not isinstance(before, dict) or before.get(name) != now[name]:
-            was = before.get(name) if isinstance(before, dict) else None
-            raise TrainError(
-                f"{path}: a run with {name}={was!r} lives here, this one has {now[name]!r}; "
-                "choose another --out, or give the same settings to go on"
-            )
 
 
 def save_model(path: pathlib.Path, named: Mapping[str, Any], config: TrainConfig) -> None:
@@ -59,8 +37,19 @@ def save_model(path: pathlib.Path, named: Mapping[str, Any], config: TrainConfig
     with AprWriter(path, declared, metadata) as writer:
         for name in sorted(declared):
             # One tensor at a time on the host: the writer's memory is the largest of them.
-            writer.add(name, np.asarray(named[name]).astype(dtypes[name]))
+            writer.add(name, _cast(np.asarray(named[name]), dtypes[name], name))
     folders.replace_companions(companions, folders.tokenizer_folder(path))
+
+
+def _cast(array: np.ndarray, dtype: np.dtype[Any], name: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # the check says it better
+        cast = array.astype(dtype)
+    if not np.isfinite(cast).all():
+        raise TrainError(
+            f"{name} has values beyond {dtype} (up to {np.abs(array).max():.3g}); "
+            "give the same command with another save_dtype and another out"
+        )
+    return cast
 
 
 def _carried_over(init: Checkpoint) -> dict[str, Any]:

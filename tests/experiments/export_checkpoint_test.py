@@ -23,7 +23,7 @@ def test_export_twice(tmp_path):
         assert done.returncode == 0, done.stderr
     assert "26 tensors" in done.stdout
     report = json.loads((tmp_path / "out/report.json").read_text())
-    assert report["status"] == "ok" and report["files"] == ["config.json", "model.safetensors"]
+    assert report["status"] == "OK" and report["files"] == ["config.json", "model.safetensors"]
     with open_checkpoint(tmp_path / "out") as checkpoint:
         assert checkpoint.config == small.config()
 

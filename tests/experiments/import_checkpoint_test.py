@@ -25,7 +25,7 @@ def test_import(tmp_path, out, file):
     assert done.returncode == 0, done.stderr
     assert file in done.stdout and "26 tensors" in done.stdout and "tokenizer.json" in done.stdout
     report = json.loads((tmp_path / file).with_name("report.json").read_text())
-    assert report["status"] == "ok" and report["apr"] == str(tmp_path / file)
+    assert report["status"] == "OK" and report["apr"] == str(tmp_path / file)
     with open_apr(report["apr"], strict=True) as opened:
         assert opened.names == sorted(report["tensors"])
 

@@ -23,7 +23,7 @@ def test_a_sound_file(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "tensors (27)" in done.stdout and "nothing odd was found" in done.stdout
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["status"] == "ok" and report["header"]["tensor_count"] == 27
+    assert report["status"] == "OK" and report["header"]["tensor_count"] == 27
     assert report["metadata"]["hidden_size"] == 32
     rows = {row["name"]: row for row in report["tensors"]}
     norm = rows["model.norm.weight"]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def test_report_is_what_ran(inputs, tmp_path):
     assert report["val_loss"] < report["initial_val_loss"] < report["uniform_loss"] * 1.1
     np.testing.assert_allclose(report["uniform_loss"], np.log(TINY.vocab_size))
     assert {gate["id"] for gate in report["gates"]} == {
+        "BELOW-UNIFORM",
         "HELD-OUT",
         "GATE-TRAIN-004",
         "GATE-TRAIN-005",
@@ -76,7 +78,11 @@ def test_report_is_what_ran(inputs, tmp_path):
         "RELOAD",
         "VAL-LOSS-FLOOR",
     }
-    assert {gate["id"] for gate in report["gates_not_asked"]} == {"GATE-TRAIN-003", "INIT-VAL-LOSS"}
+    assert {gate["id"] for gate in report["gates_not_asked"]} == {
+        "GATE-TRAIN-003",
+        "INIT-VAL-LOSS",
+        "TOKENIZER",
+    }
     records = _losses(tmp_path / "run")
     assert [r["step"] for r in records if r["kind"] == "step"] == list(range(1, 13))
     assert [r["step"] for r in records if r["kind"] == "eval"] == [0, 4, 8, 12]
@@ -100,7 +106,7 @@ def test_written_model_has_the_inits_dtypes_and_what_was_learnt(inputs, tmp_path
         assert file.metadata["tied_embeddings"] is True
         assert file.metadata["rope_theta"] == TINY.rope_theta
     model, _ = load_model(tmp_path / "run" / "model.apr")
-    assert dataclasses.replace(model.config) == TINY
+    assert model.config == TINY
 
 
 def test_resume_equals_an_uninterrupted_run(inputs, tmp_path, monkeypatch):
@@ -109,7 +115,7 @@ def test_resume_equals_an_uninterrupted_run(inputs, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    account = loop._Trainer._account
+    account = loop._Run._account
 
     def die_at_eight(self, step, metrics, bar):
         account(self, step, metrics, bar)
@@ -117,7 +123,7 @@ def test_resume_equals_an_uninterrupted_run(inputs, tmp_path, monkeypatch):
             raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop._Trainer, "_account", die_at_eight)
+        patch.setattr(loop._Run, "_account", die_at_eight)
         train(_config(inputs, tmp_path / "cut"))
     assert not (tmp_path / "cut" / "model.apr").exists()
     report = train(_config(inputs, tmp_path / "cut"))
@@ -158,8 +164,50 @@ def test_kill_9_and_the_same_command_again(inputs, tmp_path):
 
 def test_another_run_in_the_folder_is_refused(inputs, tmp_path):
     train(_config(inputs, tmp_path / "run", steps=3))
-    with pytest.raises(TrainError, match=r"lr=0.01 lives here, this one has 0.02"):
-        train(_config(inputs, tmp_path / "run", steps=3, lr=2e-2))
+    with pytest.raises(TrainError, match=r"weight_decay=0.01 lives here, this one has 0.02"):
+        train(_config(inputs, tmp_path / "run", steps=3, weight_decay=2e-2))
+
+
+def test_a_resumed_run_must_have_the_same_inputs(inputs, tmp_path):
+    """The same paths with another content are another run."""
+    shards = shutil.copytree(inputs["shards"], tmp_path / "train")
+    mine = inputs | {"shards": str(shards)}
+    train(_config(mine, tmp_path / "run", steps=3))
+    ids = np.fromfile(shards / "shard-00001.bin", "<u4")
+    ids[:2] = ids[1::-1]
+    ids.tofile(shards / "shard-00001.bin")
+    with pytest.raises(TrainError, match="a run with shards_sha256="):
+        train(_config(mine, tmp_path / "run", steps=3))
+
+
+def test_a_finished_run_started_again_answers_the_same(inputs, tmp_path):
+    first = train(_config(inputs, tmp_path / "run"))
+    again = train(_config(inputs, tmp_path / "run"))
+    for key in ("status", "verdict", "val_loss", "steps", "tokens_per_second", "model"):
+        assert again[key] == first[key], key
+    by_id = {gate["id"]: gate for gate in first["gates"]}
+    assert {gate["id"]: gate for gate in again["gates"]} == by_id
+
+
+def test_the_model_that_a_run_starts_from_is_never_overwritten(inputs, tmp_path):
+    init = shutil.copy(inputs["init"], tmp_path / "model.apr")
+    before = (tmp_path / "model.apr").read_bytes()
+    with pytest.raises(TrainError, match="the model that the run starts from lies there"):
+        train(_config(inputs | {"init": str(init)}, tmp_path))
+    assert (tmp_path / "model.apr").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"model.apr"}
+
+
+def test_a_dtype_that_cannot_hold_the_parameters_leaves_no_file(inputs, tmp_path, monkeypatch):
+    def grown(tree):
+        named = dict(to_named(tree))
+        return named | {"model.norm.weight": named["model.norm.weight"] + 1e6}
+
+    to_named = loop.to_named
+    monkeypatch.setattr(loop, "to_named", grown)
+    with pytest.raises(TrainError, match=r"model\.norm\.weight has values beyond float16"):
+        train(_config(inputs, tmp_path / "run", steps=3, save_dtype="float16"))
+    assert not (tmp_path / "run" / "model.apr").exists()
 
 
 def test_a_run_that_was_refused_does_not_claim_its_folder(inputs, tmp_path):
@@ -246,12 +294,13 @@ def test_too_good_to_be_true_is_not_ok(inputs, tmp_path):
     assert report["status"] == "MISSED" and "VAL-LOSS-FLOOR" in report["verdict"]
 
 
-def test_too_little_memory_is_one_line(inputs, tmp_path, monkeypatch):
+@pytest.mark.parametrize("in_training", [True, False])
+def test_too_little_memory_is_one_line(inputs, tmp_path, monkeypatch, in_training):
     def exhausted(self, function, *, donate):
         def step(*_):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-        return step if donate else compile_step(self, function, donate=donate)
+        return step if donate == in_training else compile_step(self, function, donate=donate)
 
     compile_step = DataParallel.compile
     monkeypatch.setattr(DataParallel, "compile", exhausted)
@@ -291,9 +340,10 @@ def test_parameters_that_are_not_finite_are_refused(inputs, tmp_path):
         ({"batch_size": 6, "accumulate": 4}, "does not divide"),
         ({"warmup_steps": 12}, "leaves nothing"),
         ({"lr": float("nan")}, "lr=nan"),
+        ({"seed": -1}, "seed=-1"),
         ({"lr_min": 1.0}, "lr_min=1.0"),
         ({"clip": -1.0}, "clip=-1.0"),
-        ({"beta2": 1.0}, "betas"),
+        ({"beta2": 1.0}, "beta2=1.0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(inputs, tmp_path, changes, message):
