@@ -225,9 +225,12 @@ def test_shards_of_other_documents_are_refused(config, tmp_path, texts):
     corpus.write_text("\n".join(json.dumps({"content": text}) for text in TEXTS))
     config = dataclasses.replace(config, inputs=(str(corpus),))
     encode_corpus(config)
+    before = contents(config.out)
     corpus.write_text("\n".join(json.dumps({"content": text}) for text in texts))
     with pytest.raises(ShardError, match="shards of other documents"):
         encode_corpus(config)
+    assert contents(config.out) == before
+    Shards(config.out)  # what was finished can still be trained on
 
 
 def test_shards_of_another_program_are_refused(config):

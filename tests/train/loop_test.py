@@ -252,6 +252,32 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_leaf(inputs, tmp_
     assert report["model"] is None
 
 
+def test_a_held_out_loss_that_is_not_finite_is_reported(inputs, tmp_path):
+    config = _config(inputs, tmp_path / "run", lr=1e30, clip=0.0, warmup_steps=0, eval_every=1)
+    report = train(config)
+    assert (report["status"], report["steps"], report["val_loss"]) == ("ABORTED", 1, None)
+    assert "divergence at step 1" in report["verdict"]
+    assert json.loads((tmp_path / "run" / "report.json").read_text()) == report
+    assert _losses(tmp_path / "run")[-1]["val_loss"] is None
+
+
+def test_a_start_that_is_not_finite_is_refused(inputs, tmp_path):
+    with open_apr(inputs["init"]) as file:
+        tensors = {name: np.array(file.read(name)) for name in file.names}
+        metadata = file.metadata
+    tensors["model.norm.weight"][:] = 1e38
+    write_apr(tmp_path / "loud.apr", tensors, metadata)
+    loud = inputs | {"init": str(tmp_path / "loud.apr")}
+    report = train(_config(loud, tmp_path / "run", mode="finetune"))
+    assert (report["status"], report["initial_val_loss"]) == ("REFUSED", None)
+    assert "logits that overflow" in report["verdict"]
+
+
+def test_a_cap_below_what_is_healthy_says_so(inputs, tmp_path):
+    config = _config(inputs, tmp_path / "run", max_initial_val_loss=0.1)
+    assert "the cap is 0.1" in train(config)["verdict"]
+
+
 def test_divergence_stops_the_run(inputs, tmp_path):
     config = _config(inputs, tmp_path / "run", max_first_val_loss=1.0)
     report = train(config)

@@ -1,0 +1,69 @@
+"""Choices that follow from the devices, and the arithmetic of utilisation."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from apr_jax.codec.qwen2 import Qwen2Config
+from apr_jax.train import TrainError, devices
+
+QWEN2_5_0_5B = Qwen2Config(
+    vocab_size=151_936,
+    hidden_size=896,
+    intermediate_size=4864,
+    num_layers=24,
+    num_heads=14,
+    num_kv_heads=2,
+    head_dim=64,
+    max_position_embeddings=32_768,
+    rope_theta=1e6,
+    rms_norm_eps=1e-6,
+    tied=True,
+)
+
+
+def test_flops_of_the_half_billion_model():
+    found = devices.flops_per_token(QWEN2_5_0_5B, 2048)
+    assert found == 6 * 494_032_768 + 12 * 24 * 896 * 2048 / 2
+
+
+def test_an_untied_embedding_is_looked_up_and_not_multiplied():
+    import dataclasses
+
+    untied = dataclasses.replace(QWEN2_5_0_5B, tied=False)
+    assert devices.flops_per_token(untied, 8) == devices.flops_per_token(QWEN2_5_0_5B, 8)
+
+
+def test_utilisation_is_known_for_known_devices_only(monkeypatch):
+    assert devices.utilisation(1e5, QWEN2_5_0_5B, 2048, 1) is None
+    h100 = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(jax, "devices", lambda: [h100])
+    found = devices.utilisation(121_600, QWEN2_5_0_5B, 2048, 1)
+    assert found == pytest.approx(0.397, abs=5e-4)
+    assert devices.utilisation(121_600, QWEN2_5_0_5B, 2048, 2) == pytest.approx(found / 2)
+
+
+@pytest.mark.parametrize(
+    ("backend", "mask", "head_dim", "dtype", "attention"),
+    [
+        ("cpu", False, 64, "float32", "xla"),
+        ("gpu", False, 64, "bfloat16", "cudnn"),
+        ("gpu", True, 64, "bfloat16", "xla"),
+        ("gpu", False, 20, "bfloat16", "xla"),
+    ],
+)
+def test_auto_takes_what_fits(monkeypatch, backend, mask, head_dim, dtype, attention):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    options = devices.model_options("auto", "auto", mask_documents=mask, head_dim=head_dim)
+    assert options == {"compute_dtype": jnp.dtype(dtype), "attention_impl": attention}
+
+
+def test_only_memory_is_explained():
+    with pytest.raises(TrainError, match="too small for this: buy more"):
+        with devices.memory_explained("buy more"):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 GB")
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        with devices.memory_explained("buy more"):
+            raise jax.errors.JaxRuntimeError("INTERNAL: no")
