@@ -92,7 +92,6 @@ def learn_tokenizer(train_text: pathlib.Path, folder: pathlib.Path) -> Tokenizer
     """Learn a vocabulary from the head of the training text and load it as a user would."""
     learnt = train_bpe(_head(train_text), _VOCAB_SIZE, 2, "nfc")
     write_hex(folder, learnt.vocabulary)
-    write_json(folder / "tokenizer.json", learnt.to_tokenizer_json())
     return load_tokenizer(folder)
 
 

@@ -4,7 +4,6 @@ import pathlib
 
 from absl import flags
 
-from apr_jax.files import write_json
 from apr_jax.text.documents import read_documents
 from apr_jax.text.hex_format import NORMALIZATIONS, write_hex
 from apr_jax.text.trainer import train_bpe
@@ -36,7 +35,6 @@ def main() -> int:
     tokenizer = train_bpe(documents, _VOCAB_SIZE.value, _MIN_FREQUENCY.value, _NORMALIZATION.value)
     out = pathlib.Path(_OUT.value)
     write_hex(out, tokenizer.vocabulary)
-    write_json(out / "tokenizer.json", tokenizer.to_tokenizer_json())
     values = {
         "algorithm": "bpe",
         "vocab_size": tokenizer.vocab_size,

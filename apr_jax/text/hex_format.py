@@ -16,6 +16,7 @@ import numpy as np
 
 from apr_jax.errors import UserError
 from apr_jax.files import read_json, write_bytes, write_json
+from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import (
     AddedToken,
     Normalization,
@@ -79,7 +80,10 @@ def hex_vocabulary(merges: Sequence[tuple[int, int]], normalization: Normalizati
 
 
 def write_hex(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
-    """Write the two files byte for byte as the original does, and the normalisation beside."""
+    """Write the two files byte for byte as the original does.
+
+    Beside them the normalisation, and a `tokenizer.json` that gives HuggingFace the same ids.
+    """
     spelling = {id_: token.hex() for id_, token in vocabulary.tokens.items()}
     names = spelling | {token.id: token.content for token in vocabulary.added}
     ids = {names[id_]: id_ for id_ in sorted(names)}
@@ -98,6 +102,7 @@ def write_hex(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
         "normalization": vocabulary.normalization,
     }
     write_json(folder / CONFIG, config)
+    write_json(folder / "tokenizer.json", tokenizer_json(vocabulary))
 
 
 def _read_normalization(path: pathlib.Path) -> Normalization:
