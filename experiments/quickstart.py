@@ -113,7 +113,7 @@ def write_model(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
         vocab_size=tokenizer.vocab_size,
         hidden_size=128,
         intermediate_size=384,
-        num_layers=4,
+        num_layers=3,
         num_heads=4,
         num_kv_heads=2,
         head_dim=32,
@@ -138,14 +138,14 @@ def settings(out: pathlib.Path) -> TrainConfig:
         val_shards=str(out / "shards" / "held_out"),
         out=str(out / "run"),
         mode="from_scratch",
-        steps=300,
-        batch_size=16,
+        steps=500,
+        batch_size=8,
         seq_length=128,
         lr=4e-3,
-        warmup_steps=30,
+        warmup_steps=50,
         mask_documents=True,
         eval_every=100,
-        val_tokens=65_536,
+        val_tokens=32_768,
     )
 
 
