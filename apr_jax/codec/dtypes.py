@@ -35,6 +35,10 @@ class Dtype:
             sizes.append(shape[0] * self._blocks(shape[1]))
         return tuple(sizes)
 
+    def nbytes(self, shape: Sequence[int]) -> int:
+        """The byte count that writers give a tensor of `shape`, padding rows if the type does."""
+        return self.sizes(shape)[-1]
+
     def _blocks(self, elements: int) -> int:
         return -(-elements // self.block) * self.block_bytes
 

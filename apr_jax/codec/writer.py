@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Buffer, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
@@ -44,9 +44,9 @@ class Declared(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """The least that satisfies `Declared`."""
+    """The least that satisfies `Declared`. A `dtype` that is a string is a name of the format's."""
 
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any] | str
     shape: tuple[int, ...]
 
 
@@ -119,11 +119,7 @@ class AprWriter:
           TensorNotDeclared: the name was not declared, or with another type or shape.
           DuplicateName: it was added before.
         """
-        info = self._infos.get(name)
-        if info is None:
-            raise TensorNotDeclared(self._path, "was not declared to the writer", tensor=name)
-        if name not in self._missing:
-            raise DuplicateName(self._path, "was added twice", tensor=name)
+        info = self._expected(name)
         array = np.asarray(array)
         row = dtypes.BY_NUMPY.get(array.dtype)
         if row is None or row.name != info.dtype or array.shape != info.shape:
@@ -133,10 +129,29 @@ class AprWriter:
                 f"{info.dtype} {list(info.shape)}",
                 tensor=name,
             )
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self._write(info.start, memoryview(data))
-        self._write(info.end, bytes(aligned(info.nbytes) - info.nbytes))
-        self._missing.remove(name)
+        self._add(info, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+    def add_raw(self, name: str, data: Buffer) -> None:
+        """Write one declared tensor as it is stored, for instance blocks of a quantised type.
+
+        Args:
+          name: a declared tensor.
+          data: contiguous bytes, as many as `Dtype.nbytes` of its declared shape.
+
+        Raises:
+          TensorNotDeclared: the name was not declared, or has another size.
+          DuplicateName: it was added before.
+        """
+        info = self._expected(name)
+        stored = np.frombuffer(data, np.uint8)
+        if stored.size != info.nbytes:
+            raise TensorNotDeclared(
+                self._path,
+                f"has {stored.size:,} bytes, declared as {info.dtype} {list(info.shape)} "
+                f"it has {info.nbytes:,}",
+                tensor=name,
+            )
+        self._add(info, stored)
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -154,6 +169,19 @@ class AprWriter:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
         self._file = None
+
+    def _expected(self, name: str) -> TensorInfo:
+        info = self._infos.get(name)
+        if info is None:
+            raise TensorNotDeclared(self._path, "was not declared to the writer", tensor=name)
+        if name not in self._missing:
+            raise DuplicateName(self._path, "was added twice", tensor=name)
+        return info
+
+    def _add(self, info: TensorInfo, stored: np.ndarray) -> None:
+        self._write(info.start, memoryview(stored))
+        self._write(info.end, bytes(aligned(info.nbytes) - info.nbytes))
+        self._missing.remove(info.name)
 
     def _write(self, offset: int, data: bytes | memoryview) -> None:
         if self._file is None:
@@ -198,7 +226,7 @@ def _layout(
     infos: dict[str, TensorInfo] = {}
     offset = 0
     for name, row in rows.items():
-        (size,) = row.sizes(shapes[name])
+        size = row.nbytes(shapes[name])
         infos[name] = TensorInfo(name, row.name, shapes[name], offset, size, data_offset + offset)
         offset += aligned(size)
     return infos, data_offset, data_offset + offset
@@ -216,9 +244,12 @@ def _row(name: str, declared: Declared, path: str | os.PathLike[str]) -> dtypes.
             f"has {len(declared.shape)} axes, more than {MAX_RANK}; reshape it",
             tensor=name,
         )
-    row = dtypes.BY_NUMPY.get(np.dtype(declared.dtype))
+    if isinstance(declared.dtype, str):
+        row = dtypes.BY_NAME.get(declared.dtype)
+    else:
+        row = dtypes.BY_NUMPY.get(np.dtype(declared.dtype))
     if row is None:
-        known = ", ".join(str(dtype) for dtype in dtypes.BY_NUMPY)
+        known = ", ".join(dtypes.BY_NAME)
         raise UnsupportedDtype(
             path, f"has type {declared.dtype}; .apr files hold {known}", tensor=name
         )
