@@ -126,7 +126,7 @@ def _metadata(
 def _write(
     checkpoint: Checkpoint, target: pathlib.Path, stored: dict[str, str], metadata: dict[str, Any]
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Write the file; of quantised tensors return the errors and the SHA-256 of their new values."""
+    """Write the file. Returns the errors of quantised tensors and the SHA-256 of their values."""
     declared = {name: ArraySpec(dtype, checkpoint.shape(name)) for name, dtype in stored.items()}
     errors, digests = {}, {}
     with (
