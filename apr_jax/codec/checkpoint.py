@@ -13,8 +13,8 @@ from apr_jax.codec import dtypes, folders, head
 from apr_jax.codec.errors import (
     IncompleteModel,
     NoSuchTensor,
-    NotDecodable,
     Oddity,
+    OutOfRange,
     SizeMismatch,
     UnknownFormat,
     Unreadable,
@@ -26,12 +26,19 @@ from apr_jax.codec.qwen2 import EMBEDDING, HEAD, Coverage, Qwen2Config, coverage
 from apr_jax.codec.reader import AprFile, open_apr
 
 
-def open_checkpoint(path: str | os.PathLike[str], *, strict: bool = False) -> "Checkpoint":
+def open_checkpoint(
+    path: str | os.PathLike[str], *, strict: bool = False, dtype: Any = None
+) -> "Checkpoint":
     """Open a Qwen2 checkpoint: an `.apr` file, a HuggingFace folder, or a safetensors file.
 
     Whether the head is tied is decided here. For `.apr` the tensors decide, which compares head and
     embedding where both are stored; for HuggingFace `config.json` does, and a stored head must not
-    contradict it. With `strict` oddities of an `.apr` file are refused.
+    contradict it.
+
+    Args:
+      path: the file or folder.
+      strict: refuse the oddities of an `.apr` file.
+      dtype: the type in which every tensor is to be read; None leaves each in its own.
 
     Raises:
       AprError: the file is not readable or contradicts itself.
@@ -39,7 +46,7 @@ def open_checkpoint(path: str | os.PathLike[str], *, strict: bool = False) -> "C
     """
     source = _open_source(pathlib.Path(path))
     try:
-        checkpoint = Checkpoint(source)
+        checkpoint = Checkpoint(source, dtype)
         if strict and checkpoint.problems:
             raise checkpoint.problems[0]
     except BaseException:
@@ -60,9 +67,10 @@ class Checkpoint:
       companions: the tokenizer and generation files that travel with the model.
     """
 
-    def __init__(self, source: AprFile | HfFolder) -> None:
+    def __init__(self, source: AprFile | HfFolder, dtype: Any = None) -> None:
         self.path = pathlib.Path(source.path)
         self._source = source
+        self._dtype = None if dtype is None else np.dtype(dtype)
         if isinstance(source, AprFile):
             self.format = "apr"
             tied = head.is_tied(source)
@@ -104,11 +112,10 @@ class Checkpoint:
         return self._source.info(name).shape
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """The type of what `read` returns.
+        """The type of what `read` returns; of its own, a quantised tensor has float32.
 
         Raises:
           UnsupportedDtype: safetensors has types that `.apr` has not.
-          NotDecodable: the tensor is stored in blocks, which are not supported yet.
         """
         stored = self._source.info(name).dtype
         row = dtypes.BY_NAME.get(stored)
@@ -116,22 +123,26 @@ class Checkpoint:
             raise UnsupportedDtype(
                 self.path, f"has type {stored}, which .apr files cannot hold", tensor=name
             )
-        if row.numpy is None:
-            raise NotDecodable(
-                self.path, f"has type {stored}, which is not supported yet", tensor=name
-            )
-        return row.numpy
+        if self._dtype is not None:
+            return self._dtype
+        return np.dtype(np.float32) if row.numpy is None else row.numpy
+
+    def is_quantised(self, name: str) -> bool:
+        """Whether `read` decodes the tensor, from a type that NumPy has not."""
+        row = dtypes.BY_NAME.get(self._source.info(name).dtype)
+        return row is not None and row.numpy is None
 
     def nbytes(self, name: str) -> int:
         """The size of what `read` returns, in bytes."""
         return math.prod(self.shape(name)) * self.dtype(name).itemsize
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor in its own type and its full shape; of an `.apr` file a read-only view.
+        """One tensor in full shape; in its own type, of an `.apr` file, a read-only view.
 
         Raises:
           NoSuchTensor: not among `names`.
-          UnsupportedDtype, NotDecodable: as for `dtype`.
+          UnsupportedDtype: as for `dtype`.
+          OutOfRange: a finite value is none in the type that was asked for.
           SizeMismatch: the stored bytes are not as many as the shape needs.
         """
         if name in self.left_out:
@@ -145,7 +156,7 @@ class Checkpoint:
                 "number; import the model again from its source",
                 tensor=name,
             )
-        return array
+        return self._cast(name, array)
 
     def close(self) -> None:
         """Let go of the files. Arrays that were read stay valid."""
@@ -156,6 +167,19 @@ class Checkpoint:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _cast(self, name: str, array: np.ndarray) -> np.ndarray:
+        if self._dtype is None or array.dtype == self._dtype:
+            return array
+        with np.errstate(over="ignore", invalid="ignore"):
+            cast = array.astype(self._dtype)
+        if np.count_nonzero(np.isfinite(cast)) != np.count_nonzero(np.isfinite(array)):
+            raise OutOfRange(
+                self.path,
+                f"has values beyond the range of {self._dtype}; choose a wider type",
+                tensor=name,
+            )
+        return cast
 
     def _left_out(self) -> Iterator[tuple[str, str]]:
         for name in self._source.names:

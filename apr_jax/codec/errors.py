@@ -148,16 +148,16 @@ class ClosedError(AprError):
     """The file was closed before the tensor was asked for."""
 
 
-class NotDecodable(AprError):
-    """The tensor's type is known, but turning it into numbers is not supported yet."""
-
-
 class ShapeTooLarge(AprError):
     """NumPy cannot represent the shape."""
 
 
 class UnsupportedDtype(AprError):
     """The array's type has no code in the format."""
+
+
+class OutOfRange(AprError):
+    """A value is not finite, or too large, for the type that it was to be stored in."""
 
 
 class NameTooLong(AprError):

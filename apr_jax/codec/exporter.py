@@ -11,10 +11,11 @@ from safetensors.numpy import save_file
 from apr_jax.codec import dtypes, folders
 from apr_jax.codec.checkpoint import Checkpoint, open_checkpoint
 from apr_jax.codec.compare import verify_copy
-from apr_jax.codec.errors import UnknownFormat
+from apr_jax.codec.errors import UnknownFormat, UnsupportedDtype
 from apr_jax.codec.hf_folder import CONFIG, INDEX, SINGLE
 from apr_jax.files import WriteError, read_json, write_json
 
+EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 MAX_SHARD_BYTES = 5_000_000_000
 RECORD = "export_record.json"
 REPORT = "report.json"
@@ -26,6 +27,7 @@ def export_checkpoint(
     *,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     strict: bool = True,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
     """Export an `.apr` model as a HuggingFace folder, read it back and compare.
 
@@ -38,9 +40,12 @@ def export_checkpoint(
       out: the folder; missing, empty, or an earlier export to which nothing was added.
       max_shard_bytes: tensors beyond this many bytes go to further files, with an index.
       strict: refuse a file with oddities, such as a wrong CRC.
+      dtype: one of `EXPORT_DTYPES` for every tensor; None leaves each in its own, and decodes the
+        quantised to float32. Tensors that are decoded or cast take memory, a file of them at once.
 
     Returns:
-      The report: paths, counts, the files written and what was left out.
+      The report: paths, counts, the files written, what was left out, and under `decoded` the
+      tensors that are quantised in the source.
 
     Raises:
       AprError: the file is damaged, incomplete or not an `.apr`; or the folder is in use.
@@ -48,7 +53,9 @@ def export_checkpoint(
     """
     target = pathlib.Path(out)
     _require_replaceable(target)
-    with open_checkpoint(apr, strict=strict) as checkpoint:
+    if dtype not in (None, *EXPORT_DTYPES):
+        raise UnsupportedDtype(apr, f"{dtype!r} is none of the types {', '.join(EXPORT_DTYPES)}")
+    with open_checkpoint(apr, strict=strict, dtype=dtype) as checkpoint:
         if checkpoint.format != "apr":
             raise UnknownFormat(apr, "is not an .apr file; export takes one")
         checkpoint.require_complete()
@@ -68,6 +75,8 @@ def export_checkpoint(
             "parameters": checkpoint.config.num_parameters(),
             "tensors": len(checkpoint.names),
             "left_out": checkpoint.left_out,
+            "dtype": _torch_dtype(checkpoint),
+            "decoded": [name for name in checkpoint.names if checkpoint.is_quantised(name)],
             "problems": [str(problem) for problem in checkpoint.problems],
         }
 

@@ -8,18 +8,19 @@ import contextlib
 import dataclasses
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Buffer, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 
-from apr_jax.codec import dtypes, health
+from apr_jax.codec import dtypes, health, quantised
 from apr_jax.codec import metadata as metadata_lib
 from apr_jax.codec.errors import (
     ClosedError,
     DuplicateName,
     NameTooLong,
+    OutOfRange,
     RankTooHigh,
     TensorNotDeclared,
     TensorsMissing,
@@ -44,9 +45,9 @@ class Declared(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class ArraySpec:
-    """The least that satisfies `Declared`."""
+    """The least that satisfies `Declared`. A `dtype` that is a string is a name of the format's."""
 
-    dtype: np.dtype[Any]
+    dtype: np.dtype[Any] | str
     shape: tuple[int, ...]
 
 
@@ -54,16 +55,31 @@ def write_apr(
     path: str | os.PathLike[str],
     tensors: Mapping[str, np.ndarray],
     metadata: Mapping[str, Any],
+    *,
+    dtypes: Mapping[str, str] | None = None,
 ) -> None:
     """Write a whole `.apr` file; the same input gives the same bytes.
 
     The file appears under its name only when complete; an older one stays until then.
 
+    Args:
+      path: where the file goes.
+      tensors: the arrays by name.
+      metadata: the JSON object; missing keys that every file has are filled in.
+      dtypes: the quantised type of those tensors that are not to be stored in their own.
+
     Raises:
       AprError: a tensor or the metadata cannot be expressed; nothing has been written.
       WriteError: the operating system refused.
     """
-    with AprWriter(path, tensors, metadata) as writer:
+    chosen = dtypes or {}
+    if unknown := chosen.keys() - tensors.keys():
+        raise TensorNotDeclared(path, "has a type but is not given", tensor=min(unknown))
+    declared = {
+        name: ArraySpec(chosen.get(name, array.dtype), array.shape)
+        for name, array in tensors.items()
+    }
+    with AprWriter(path, declared, metadata) as writer:
         for name in sorted(tensors):
             writer.add(name, tensors[name])
 
@@ -112,31 +128,55 @@ class AprWriter:
         self._file: BinaryIO | None = None
         self._crc, self._crc_end = 0, 0
 
-    def add(self, name: str, array: np.ndarray) -> None:
-        """Write one declared tensor.
+    def add(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Write one declared tensor; one declared in a quantised type is encoded.
+
+        Args:
+          name: a declared tensor.
+          array: of the declared type and shape; of any float type for a quantised tensor.
+
+        Returns:
+          The stored bytes, flat uint8, which tell what reading them back will give.
 
         Raises:
           TensorNotDeclared: the name was not declared, or with another type or shape.
           DuplicateName: it was added before.
+          OutOfRange: a value that the quantised type cannot express.
         """
-        info = self._infos.get(name)
-        if info is None:
-            raise TensorNotDeclared(self._path, "was not declared to the writer", tensor=name)
-        if name not in self._missing:
-            raise DuplicateName(self._path, "was added twice", tensor=name)
+        info = self._expected(name)
         array = np.asarray(array)
-        row = dtypes.BY_NUMPY.get(array.dtype)
-        if row is None or row.name != info.dtype or array.shape != info.shape:
+        if array.shape != info.shape or not _stores(info.dtype, array.dtype):
             raise TensorNotDeclared(
                 self._path,
                 f"is {array.dtype} {list(array.shape)}, was declared as "
                 f"{info.dtype} {list(info.shape)}",
                 tensor=name,
             )
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        self._write(info.start, memoryview(data))
-        self._write(info.end, bytes(aligned(info.nbytes) - info.nbytes))
-        self._missing.remove(name)
+        stored = self._encoded(info, array)
+        self._add(info, stored)
+        return stored
+
+    def add_raw(self, name: str, data: Buffer) -> None:
+        """Write one declared tensor as it is stored, for instance blocks of a quantised type.
+
+        Args:
+          name: a declared tensor.
+          data: contiguous bytes, as many as `Dtype.nbytes` of its declared shape.
+
+        Raises:
+          TensorNotDeclared: the name was not declared, or has another size.
+          DuplicateName: it was added before.
+        """
+        info = self._expected(name)
+        stored = np.frombuffer(data, np.uint8)
+        if stored.size != info.nbytes:
+            raise TensorNotDeclared(
+                self._path,
+                f"has {stored.size:,} bytes, declared as {info.dtype} {list(info.shape)} "
+                f"it has {info.nbytes:,}",
+                tensor=name,
+            )
+        self._add(info, stored)
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -154,6 +194,29 @@ class AprWriter:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
         self._file = None
+
+    def _encoded(self, info: TensorInfo, array: np.ndarray) -> np.ndarray:
+        if dtypes.BY_NAME[info.dtype].numpy is not None:
+            return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        try:
+            return quantised.encode(info.dtype, array)
+        except OverflowError as error:
+            raise OutOfRange(
+                self._path, f"{error}; store it in its own type", tensor=info.name
+            ) from error
+
+    def _expected(self, name: str) -> TensorInfo:
+        info = self._infos.get(name)
+        if info is None:
+            raise TensorNotDeclared(self._path, "was not declared to the writer", tensor=name)
+        if name not in self._missing:
+            raise DuplicateName(self._path, "was added twice", tensor=name)
+        return info
+
+    def _add(self, info: TensorInfo, stored: np.ndarray) -> None:
+        self._write(info.start, memoryview(stored))
+        self._write(info.end, bytes(aligned(info.nbytes) - info.nbytes))
+        self._missing.remove(info.name)
 
     def _write(self, offset: int, data: bytes | memoryview) -> None:
         if self._file is None:
@@ -198,7 +261,7 @@ def _layout(
     infos: dict[str, TensorInfo] = {}
     offset = 0
     for name, row in rows.items():
-        (size,) = row.sizes(shapes[name])
+        size = row.nbytes(shapes[name])
         infos[name] = TensorInfo(name, row.name, shapes[name], offset, size, data_offset + offset)
         offset += aligned(size)
     return infos, data_offset, data_offset + offset
@@ -216,13 +279,24 @@ def _row(name: str, declared: Declared, path: str | os.PathLike[str]) -> dtypes.
             f"has {len(declared.shape)} axes, more than {MAX_RANK}; reshape it",
             tensor=name,
         )
-    row = dtypes.BY_NUMPY.get(np.dtype(declared.dtype))
+    if isinstance(declared.dtype, str):
+        row = dtypes.BY_NAME.get(declared.dtype)
+    else:
+        row = dtypes.BY_NUMPY.get(np.dtype(declared.dtype))
     if row is None:
-        known = ", ".join(str(dtype) for dtype in dtypes.BY_NUMPY)
+        known = ", ".join(dtypes.BY_NAME)
         raise UnsupportedDtype(
             path, f"has type {declared.dtype}; .apr files hold {known}", tensor=name
         )
     return row
+
+
+def _stores(dtype: str, given: np.dtype[Any]) -> bool:
+    """Whether an array of type `given` can become a tensor of type `dtype`."""
+    row = dtypes.BY_NUMPY.get(given)
+    if dtypes.BY_NAME[dtype].numpy is None:
+        return row is not None and row.name in dtypes.FLOATS
+    return row is not None and row.name == dtype
 
 
 def _padded(data: bytes) -> bytes:

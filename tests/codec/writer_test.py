@@ -144,6 +144,93 @@ def test_a_stream_must_be_what_was_declared(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("dtype", ["Q4", "Q8", "Q4_K", "Q6_K"])
+def test_arrays_are_quantised_on_request(tmp_path, dtype):
+    tensors = {
+        "a": np.linspace(-1, 1, 600, dtype=ml_dtypes.bfloat16).reshape(2, 300),
+        "b": np.linspace(0, 1, 9, dtype=np.float64),
+    }
+    write_apr(tmp_path / "whole.apr", tensors, {}, dtypes={"a": dtype})
+    declared = {"b": tensors["b"], "a": ArraySpec(dtype, (2, 300))}
+    with AprWriter(tmp_path / "streamed.apr", declared, {}) as writer:
+        writer.add("b", tensors["b"])
+        stored = writer.add("a", tensors["a"])
+    assert (tmp_path / "whole.apr").read_bytes() == (tmp_path / "streamed.apr").read_bytes()
+    with open_apr(tmp_path / "whole.apr", strict=True) as file:
+        assert file.info("a").dtype == dtype and file.raw("a") == stored.tobytes()
+        assert same_bits(file.read("b"), tensors["b"])
+        np.testing.assert_allclose(file.read("a"), tensors["a"].astype(np.float32), atol=0.08)
+        assert same_bits(file.read("a", np.float64), file.read("a").astype(np.float64))
+
+
+def test_what_cannot_be_quantised_is_refused(tmp_path):
+    path = tmp_path / "a.apr"
+    floats = np.array([1, np.nan], np.float32)
+    with pytest.raises(errors.OutOfRange, match=r"'a': has a value of magnitude nan.*own type"):
+        write_apr(path, {"a": floats}, {}, dtypes={"a": "Q8"})
+    with pytest.raises(errors.TensorNotDeclared, match=r"is int8 \[2\], was declared as Q8"):
+        write_apr(path, {"a": np.ones(2, np.int8)}, {}, dtypes={"a": "Q8"})
+    with pytest.raises(errors.TensorNotDeclared, match="'b': has a type but is not given"):
+        write_apr(path, {"a": floats}, {}, dtypes={"b": "Q8"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stored_bytes_are_written_as_they_are(tmp_path):
+    """The reference quantiser's own file, streamed in another order, becomes the same file."""
+    with (
+        open_apr(small.DATA / "quant_k.apr") as file,
+        AprWriter(
+            tmp_path / "a.apr",
+            {name: ArraySpec(file.info(name).dtype, file.info(name).shape) for name in file.names},
+            file.metadata,
+        ) as writer,
+    ):
+        for name in reversed(file.names):
+            writer.add_raw(name, file.raw(name))
+    assert (tmp_path / "a.apr").read_bytes() == (small.DATA / "quant_k.apr").read_bytes()
+
+
+@pytest.mark.parametrize("spec", [ArraySpec("F32", (2, 0)), ArraySpec("Q4_K", (0, 96))])
+def test_raw_tensors_may_be_empty(tmp_path, spec):
+    with AprWriter(tmp_path / "a.apr", {"a": spec}, {}) as writer:
+        writer.add_raw("a", b"")
+    with open_apr(tmp_path / "a.apr", strict=True) as file:
+        assert file.info("a").shape == spec.shape and file.info("a").nbytes == 0
+
+
+@pytest.mark.parametrize(
+    "spec, size",
+    [
+        (ArraySpec("BF16", (3, 5)), 30),
+        (ArraySpec("Q8", (10,)), 14),
+        (ArraySpec("Q4_K", (5, 96)), 720),  # each row padded, not the 288 of one flat run
+        (ArraySpec("Q6_K", (2, 1, 300)), 630),
+    ],
+)
+def test_stored_bytes_must_be_as_many_as_the_shape_needs(tmp_path, spec, size):
+    for wrong in (size - 1, size + 1, 288, 0):
+        with (
+            pytest.raises(errors.TensorNotDeclared, match=rf"has {wrong} bytes, .* it has {size}"),
+            AprWriter(tmp_path / "a.apr", {"a": spec}, {}) as writer,
+        ):
+            writer.add_raw("a", bytes(wrong))
+    assert list(tmp_path.iterdir()) == []
+    with AprWriter(tmp_path / "a.apr", {"a": spec}, {}) as writer:
+        writer.add_raw("a", bytes(range(256)) * (size // 256) + bytes(size % 256))
+        with pytest.raises(errors.DuplicateName):
+            writer.add_raw("a", bytes(size))
+        with pytest.raises(errors.TensorNotDeclared, match="'b': was not declared"):
+            writer.add_raw("b", bytes(size))
+    with open_apr(tmp_path / "a.apr", strict=True) as file:
+        assert file.info("a").nbytes == size
+
+
+@pytest.mark.parametrize("dtype", ["float32", "Q5_K", "q4_k", ""])
+def test_names_that_the_format_has_not_are_refused(tmp_path, dtype):
+    with pytest.raises(errors.UnsupportedDtype, match=r"\.apr files hold F32, .*Q8"):
+        AprWriter(tmp_path / "a.apr", {"a": ArraySpec(dtype, (2,))}, {})
+
+
 def test_a_writer_outside_its_block_is_refused(tmp_path):
     writer = AprWriter(tmp_path / "a.apr", {"a": F32}, {})
     with pytest.raises(errors.ClosedError, match="with block"):
