@@ -184,6 +184,10 @@ class InvalidSafetensors(AprError):
     """A safetensors file is damaged, or does not hold what the index says."""
 
 
+class InvalidGguf(AprError):
+    """A GGUF file is damaged, or holds what no writer of the format produces."""
+
+
 class InvalidJson(AprError):
     """A JSON file of a HuggingFace folder is not an object."""
 
@@ -206,3 +210,7 @@ class VerificationFailed(AprError):
 
 class FolderInUse(AprError):
     """The output folder holds files that an earlier export did not write."""
+
+
+class TokenizerLeftOut(AprError):
+    """A vocabulary cannot be put into another format without guessing how it cuts text."""
