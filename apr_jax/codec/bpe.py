@@ -120,7 +120,9 @@ class Bpe:
             merges = [" ".join(_sides(merge, path)) for merge in model["merges"]]
             sound = all(type(id_) is int and 0 <= id_ < rows for id_ in names)
         except (AttributeError, KeyError, TypeError) as error:
-            raise TokenizerLeftOut(path, f"is not a byte-level BPE tokenizer ({error!r})") from error
+            raise TokenizerLeftOut(
+                path, f"is not a byte-level BPE tokenizer ({error!r})"
+            ) from error
         if not sound:
             raise TokenizerLeftOut(path, f"has ids outside of the model's {rows} rows")
         return cls(

@@ -1,7 +1,6 @@
 """The table of element types: their codes in `.apr`, names, NumPy types and sizes.
 
-A type whose `numpy` is None is stored in blocks; its files open and list, and reading the tensor
-itself raises `NotDecodable`.
+A type whose `numpy` is None is quantised: `quantised.py` turns its bytes into float32 and back.
 """
 
 import dataclasses
@@ -63,6 +62,7 @@ DTYPES = (
     Dtype("Q8", 129, None, block_bytes=1, head_bytes=4, legacy_code=9),
 )
 
+FLOATS = frozenset({"F16", "BF16", "F32", "F64"})
 BY_NAME = {dtype.name: dtype for dtype in DTYPES}
 BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES if dtype.numpy is not None}
 BY_CODE = {dtype.code: dtype for dtype in DTYPES} | {

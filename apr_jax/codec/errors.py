@@ -6,8 +6,12 @@ opening: the reader lists it, unraised, in `.problems`, and raises it when asked
 """
 
 import os
+import typing
 
 from apr_jax.errors import UserError
+
+if typing.TYPE_CHECKING:
+    from apr_jax.codec.qwen2 import Coverage
 
 
 class AprError(UserError):
@@ -138,6 +142,18 @@ class HeadClaim(Oddity):
     """The metadata says that the head is tied to the embedding, the tensors say otherwise."""
 
 
+class ArchitectureClaim(Oddity):
+    """Two entries of the metadata name different architectures, or different numbers for one."""
+
+
+class Mislabelled(Oddity):
+    """A tensor is tagged F16 but holds BF16, or the other way round."""
+
+    def __init__(self, path: str | os.PathLike[str], why: str, *, tensor: str | None) -> None:
+        super().__init__(path, why, tensor=tensor)
+        self.why = why
+
+
 class NoSuchTensor(AprError, KeyError):
     """The file has no tensor of that name."""
 
@@ -148,16 +164,16 @@ class ClosedError(AprError):
     """The file was closed before the tensor was asked for."""
 
 
-class NotDecodable(AprError):
-    """The tensor's type is known, but turning it into numbers is not supported yet."""
-
-
 class ShapeTooLarge(AprError):
     """NumPy cannot represent the shape."""
 
 
 class UnsupportedDtype(AprError):
     """The array's type has no code in the format."""
+
+
+class OutOfRange(AprError):
+    """A value is not finite, or too large, for the type that it was to be stored in."""
 
 
 class NameTooLong(AprError):
@@ -201,7 +217,15 @@ class HeadError(AprError):
 
 
 class IncompleteModel(AprError):
-    """Tensors are missing, left over, or of another shape than the configuration needs."""
+    """Tensors are missing, left over, or of another shape than the configuration needs.
+
+    Attributes:
+      coverage: all of them; the message names the first of each kind.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], message: str, *, coverage: "Coverage") -> None:
+        super().__init__(path, message)
+        self.coverage = coverage
 
 
 class VerificationFailed(AprError):

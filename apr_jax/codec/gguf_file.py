@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 from gguf.quants import dequantize
 
-from apr_jax.codec import dtypes, gguf_map
+from apr_jax.codec import dtypes, gguf_map, quantised
 from apr_jax.codec.errors import ClosedError, InvalidGguf, NoSuchTensor, UnsupportedDtype
 from apr_jax.codec.qwen2 import EMBEDDING, HEAD, Qwen2Config
 
@@ -92,8 +92,13 @@ class GgufFile:
         return GgufTensor(stored if stored in dtypes.BY_NAME else "F32", shape, stored)
 
     def raw(self, name: str) -> np.ndarray:
-        """The stored bytes of one tensor in our order of rows, uint8 [n]."""
-        rows = gguf_map.to_our_rows(name, self._rows(name), self.config)
+        """The bytes of one tensor in the type of `info` and our order of rows, uint8 [n]."""
+        info = self.info(name)
+        if info.stored != info.dtype:
+            rows = self.read(name)
+        else:
+            # Rows are coded one by one, so that those of blocks can change places as well.
+            rows = gguf_map.to_our_rows(name, self._rows(name), self.config)
         return np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
 
     def read(self, name: str) -> np.ndarray:
@@ -104,7 +109,9 @@ class GgufFile:
         """
         info, rows = self.info(name), self._rows(name)
         native = dtypes.BY_NAME[info.dtype].numpy
-        if native is not None and info.stored == info.dtype:
+        if native is None:
+            return quantised.decode(info.dtype, self.raw(name), info.shape).reshape(info.shape)
+        if info.stored == info.dtype:
             values = rows.view(native).reshape(info.shape)
         else:
             try:

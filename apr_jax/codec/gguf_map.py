@@ -58,6 +58,9 @@ _TOKENS = {
     "eos_token_id": "tokenizer.ggml.eos_token_id",
 }
 
+# GGUF has no key for it.
+_INITIALIZER_RANGE = "apr_jax.initializer_range"
+
 
 def our_name(name: str) -> str:
     """The HuggingFace name of a GGUF tensor; one that the architectures have not stays as it is."""
@@ -96,11 +99,9 @@ def read_config(fields: Mapping[str, Any], rows: int, *, tied: bool, source: str
     }
     if own.get("vocab_size", rows) != rows:
         raise ConfigError(
-            f"{source}: {family}.vocab_size={own['vocab_size']!r}, token_embd.weight has {rows} rows"
+            f"{source}: {family}.vocab_size={own['vocab_size']!r} beside {rows} rows of token_embd"
         )
-    head_dim = read.head_dim(
-        f"{family}.{_HEAD_DIM[0]}", counts["hidden_size"], counts["num_heads"]
-    )
+    head_dim = read.head_dim(f"{family}.{_HEAD_DIM[0]}", counts["hidden_size"], counts["num_heads"])
     for key in _HEAD_DIM:
         if own.get(key, head_dim) != head_dim:
             raise ConfigError(
@@ -117,6 +118,7 @@ def read_config(fields: Mapping[str, Any], rows: int, *, tied: bool, source: str
         head_dim=head_dim,
         tied=tied,
         attention_bias=family == "qwen2",
+        initializer_range=read.positive(_INITIALIZER_RANGE, default=0.02),
     )
 
 
@@ -128,6 +130,8 @@ def write_config(config: Qwen2Config) -> dict[str, int | float]:
     }
     fields |= {f"{family}.{key}": config.head_dim for key in _HEAD_DIM}
     fields[f"{family}.vocab_size"] = config.vocab_size
+    if config.initializer_range != 0.02:
+        fields[_INITIALIZER_RANGE] = config.initializer_range
     tokens = {theirs: getattr(config, ours) for ours, theirs in _TOKENS.items()}
     return fields | {key: value for key, value in tokens.items() if value is not None}
 

@@ -8,10 +8,14 @@ are possible ones: only the impossible are decided alone, the others with the te
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Buffer, Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
+
+from apr_jax.codec.errors import AprError, Mislabelled
 
 TAGS = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 OTHER = {"F16": "BF16", "BF16": "F16"}
@@ -31,6 +35,7 @@ _BF16_OCTAVES = 8.0
 _BF16_EMBEDDING, _BF16_ANY, _BF16_NORM = 1e-12, 1e-30, (1e-6, 1e3)
 _BF16_SMALL_NORM = 0.05
 """The first norms of sound models can be smaller; their last, or most of them, are not."""
+_INFINITE = float(np.finfo(np.float64).max)
 _FINAL_NORM = "model.norm.weight"
 
 
@@ -45,9 +50,43 @@ class _Verdict:
     why: str = ""
 
 
-def mislabelled(
-    tags: Mapping[str, str], read_words: Callable[[str], np.ndarray]
-) -> dict[str, str]:
+class Source(Protocol):
+    """What is asked of an open file."""
+
+    @property
+    def path(self) -> str | os.PathLike[str]: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    def info(self, name: str, /) -> Any: ...
+
+    def raw(self, name: str, /) -> Buffer: ...
+
+
+def oddities(source: Source) -> dict[str, Mislabelled]:
+    """The tensors of an open file that have a wrong tag, by name."""
+
+    def words(name: str) -> np.ndarray:
+        try:
+            data = np.frombuffer(source.raw(name), np.uint8)
+        except AprError:
+            return np.empty(0, np.uint16)  # bytes that are not there are another defect
+        return data[: data.size // 2 * 2].view(np.uint16)
+
+    tags = {name: source.info(name).dtype for name in source.names}
+    return {
+        name: Mislabelled(
+            source.path,
+            f"is tagged {tags[name]} but holds {OTHER[tags[name]]}: {why}; "
+            "import_checkpoint --retag writes a repaired file",
+            tensor=name,
+        )
+        for name, why in mislabelled(tags, words).items()
+    }
+
+
+def mislabelled(tags: Mapping[str, str], read_words: Callable[[str], np.ndarray]) -> dict[str, str]:
     """The tensors with a wrong tag, each with the evidence in words.
 
     Args:
@@ -83,10 +122,10 @@ def _convicted(verdicts: Mapping[str, _Verdict]) -> list[str]:
 
 
 def _judge(name: str, words: np.ndarray, tag: str) -> _Verdict:
-    if words.size < _FEW:
+    if words.size < _FEW or not _plausible(name, words, OTHER[tag]):
         return _Verdict(None)
     magnitude = _magnitudes(words, tag)
-    octaves = np.subtract(*np.log2(np.maximum(np.quantile(magnitude, [0.75, 0.25]), 1e-45)))
+    octaves = _octaves(magnitude)
     if tag == "BF16" and octaves > _BF16_OCTAVES:
         return _Verdict(True, f"its quartiles are {octaves:.0f} octaves apart")
     if is_norm(name):
@@ -106,6 +145,13 @@ def _judge(name: str, words: np.ndarray, tag: str) -> _Verdict:
                 "apart, though it scatters around zero",
             )
     return _Verdict(False if words.size >= _ENOUGH else None)
+
+
+def _plausible(name: str, words: np.ndarray, tag: str) -> bool:
+    """Whether the words can be weights as `tag` has them: random bits are not, by either tag."""
+    magnitude = _magnitudes(words, tag)
+    least = 0.0 if is_norm(name) else _F16_OCTAVES
+    return magnitude.max() < _INFINITE and least <= _octaves(magnitude) <= _BF16_OCTAVES
 
 
 def _judge_norm(name: str, words: np.ndarray, tag: str) -> _Verdict:
@@ -139,10 +185,16 @@ def _readings(words: np.ndarray, tag: str) -> str:
 
 
 def _magnitudes(words: np.ndarray, tag: str) -> np.ndarray:
-    """|x| as float64, NaN and infinities as the largest."""
+    """|x| as float64; NaN as infinity is."""
     with np.errstate(invalid="ignore"):
         values = np.abs(words.view(TAGS[tag]).astype(np.float64))
-    return np.nan_to_num(values, nan=np.finfo(np.float32).max, posinf=np.finfo(np.float32).max)
+    return np.nan_to_num(values, nan=_INFINITE, posinf=_INFINITE)
+
+
+def _octaves(magnitude: np.ndarray) -> float:
+    """How far apart the quartiles are."""
+    first, third = np.quantile(magnitude, [0.25, 0.75])
+    return float(np.log2(third / first))
 
 
 def _both_signs(words: np.ndarray) -> bool:

@@ -28,7 +28,6 @@ EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
 
 
-
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
     """What the architecture asks of one tensor. Matrices are [out, in], as in PyTorch."""

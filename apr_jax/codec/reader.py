@@ -8,13 +8,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from apr_jax.codec import dtypes, health
+from apr_jax.codec import claims, dtypes, health, mislabel, quantised
 from apr_jax.codec import metadata as metadata_lib
 from apr_jax.codec.errors import (
     ClosedError,
     MetadataOutOfFile,
     NoSuchTensor,
-    NotDecodable,
     Oddity,
     ShapeTooLarge,
     Unreadable,
@@ -73,16 +72,18 @@ class AprFile:
 
         The first access reads the whole file for its CRC.
         """
-        return list(
-            health.oddities(
+        return [
+            *claims.oddities(self.metadata, self.path),
+            *health.oddities(
                 self._open(),
                 self.header,
                 self._spelt_metadata,
                 self._entries,
                 self._index_end,
                 self.path,
-            )
-        )
+            ),
+            *mislabel.oddities(self).values(),
+        ]
 
     def info(self, name: str) -> TensorInfo:
         """Type, shape and place of one tensor.
@@ -111,25 +112,24 @@ class AprFile:
     def read(self, name: str, dtype: Any = None) -> np.ndarray:
         """One tensor in its own type, a read-only view without a copy; in `dtype` when given.
 
+        Quantised tensors are decoded to float32, with the values of the format's reference reader:
+        scales that are not finite count as zero, and so do the subnormal ones of Q4. Rows that are
+        padded to whole blocks are read row by row, which that reader does not do.
+
         A tensor whose stored size is not its shape's is returned flat: as many elements as there
         are bytes for (none for the empty placeholder of a tied head).
 
         Raises:
-          NotDecodable: the tensor is stored in blocks, which are not supported yet.
           TensorOutOfFile: the file ends before the tensor does.
           ShapeTooLarge: NumPy has no arrays of this rank or extent.
         """
         info = self.info(name)
         native = dtypes.BY_NAME[info.dtype].numpy
-        if native is None:
-            raise NotDecodable(
-                self.path,
-                f"has type {info.dtype}, which is not supported yet; "
-                "use a file with F32, F16 or BF16 tensors",
-                tensor=name,
-            )
         data = self.raw(name)
-        flat = np.frombuffer(data[: len(data) // native.itemsize * native.itemsize], native)
+        if native is None:
+            flat = quantised.decode(info.dtype, data, info.shape)
+        else:
+            flat = np.frombuffer(data[: len(data) // native.itemsize * native.itemsize], native)
         array = self._shaped(flat, info) if info.fits_shape else flat
         if dtype is None or array.dtype == dtype:
             return array

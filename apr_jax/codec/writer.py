@@ -14,12 +14,13 @@ from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 
-from apr_jax.codec import dtypes, health
+from apr_jax.codec import dtypes, health, quantised
 from apr_jax.codec import metadata as metadata_lib
 from apr_jax.codec.errors import (
     ClosedError,
     DuplicateName,
     NameTooLong,
+    OutOfRange,
     RankTooHigh,
     TensorNotDeclared,
     TensorsMissing,
@@ -54,16 +55,31 @@ def write_apr(
     path: str | os.PathLike[str],
     tensors: Mapping[str, np.ndarray],
     metadata: Mapping[str, Any],
+    *,
+    dtypes: Mapping[str, str] | None = None,
 ) -> None:
     """Write a whole `.apr` file; the same input gives the same bytes.
 
     The file appears under its name only when complete; an older one stays until then.
 
+    Args:
+      path: where the file goes.
+      tensors: the arrays by name.
+      metadata: the JSON object; missing keys that every file has are filled in.
+      dtypes: the quantised type of those tensors that are not to be stored in their own.
+
     Raises:
       AprError: a tensor or the metadata cannot be expressed; nothing has been written.
       WriteError: the operating system refused.
     """
-    with AprWriter(path, tensors, metadata) as writer:
+    chosen = dtypes or {}
+    if unknown := chosen.keys() - tensors.keys():
+        raise TensorNotDeclared(path, "has a type but is not given", tensor=min(unknown))
+    declared = {
+        name: ArraySpec(chosen.get(name, array.dtype), array.shape)
+        for name, array in tensors.items()
+    }
+    with AprWriter(path, declared, metadata) as writer:
         for name in sorted(tensors):
             writer.add(name, tensors[name])
 
@@ -112,24 +128,33 @@ class AprWriter:
         self._file: BinaryIO | None = None
         self._crc, self._crc_end = 0, 0
 
-    def add(self, name: str, array: np.ndarray) -> None:
-        """Write one declared tensor.
+    def add(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Write one declared tensor; one declared in a quantised type is encoded.
+
+        Args:
+          name: a declared tensor.
+          array: of the declared type and shape; of any float type for a quantised tensor.
+
+        Returns:
+          The stored bytes, flat uint8, which tell what reading them back will give.
 
         Raises:
           TensorNotDeclared: the name was not declared, or with another type or shape.
           DuplicateName: it was added before.
+          OutOfRange: a value that the quantised type cannot express.
         """
         info = self._expected(name)
         array = np.asarray(array)
-        row = dtypes.BY_NUMPY.get(array.dtype)
-        if row is None or row.name != info.dtype or array.shape != info.shape:
+        if array.shape != info.shape or not _stores(info.dtype, array.dtype):
             raise TensorNotDeclared(
                 self._path,
                 f"is {array.dtype} {list(array.shape)}, was declared as "
                 f"{info.dtype} {list(info.shape)}",
                 tensor=name,
             )
-        self._add(info, np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        stored = self._encoded(info, array)
+        self._add(info, stored)
+        return stored
 
     def add_raw(self, name: str, data: Buffer) -> None:
         """Write one declared tensor as it is stored, for instance blocks of a quantised type.
@@ -169,6 +194,16 @@ class AprWriter:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
         self._file = None
+
+    def _encoded(self, info: TensorInfo, array: np.ndarray) -> np.ndarray:
+        if dtypes.BY_NAME[info.dtype].numpy is not None:
+            return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        try:
+            return quantised.encode(info.dtype, array)
+        except OverflowError as error:
+            raise OutOfRange(
+                self._path, f"{error}; store it in its own type", tensor=info.name
+            ) from error
 
     def _expected(self, name: str) -> TensorInfo:
         info = self._infos.get(name)
@@ -254,6 +289,14 @@ def _row(name: str, declared: Declared, path: str | os.PathLike[str]) -> dtypes.
             path, f"has type {declared.dtype}; .apr files hold {known}", tensor=name
         )
     return row
+
+
+def _stores(dtype: str, given: np.dtype[Any]) -> bool:
+    """Whether an array of type `given` can become a tensor of type `dtype`."""
+    row = dtypes.BY_NUMPY.get(given)
+    if dtypes.BY_NAME[dtype].numpy is None:
+        return row is not None and row.name in dtypes.FLOATS
+    return row is not None and row.name == dtype
 
 
 def _padded(data: bytes) -> bytes:

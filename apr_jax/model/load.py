@@ -41,6 +41,7 @@ def load_model(
     """
     with open_checkpoint(path) as checkpoint:
         _check_coverage(checkpoint)
+        checkpoint.require_true_types()
         named = {name: _read(checkpoint, name, param_dtype) for name in checkpoint.names}
         model = Qwen2(checkpoint.config, compute_dtype, attention_impl, remat)
     return model, jax.device_put(to_tree(named))

@@ -53,7 +53,7 @@ def save_model(path: pathlib.Path, named: Mapping[str, Any], config: TrainConfig
     with open_checkpoint(config.init) as init:
         metadata = _carried_over(init) | init.config.to_apr() | _provenance(config)
         metadata["param_count"] = init.config.num_parameters()
-        companions = init.companions
+        companions = init.companion_files()
         dtypes = {name: _DTYPES.get(config.save_dtype, init.dtype(name)) for name in init.names}
         declared = {name: ArraySpec(dtype, init.shape(name)) for name, dtype in dtypes.items()}
     with AprWriter(path, declared, metadata) as writer:
