@@ -82,7 +82,9 @@ class Bpe:
                 f"pre-tokeniser is {rule!r}, known are {', '.join(_RULES)}: take the tokenizer "
                 "files from the model's source",
             )
-        tokens, types, merges = (keys.get(key) for key in ("tokens", "token_type", "merges"))
+        tokens, types, merges = (
+            keys.get(key, ()) for key in ("tokens", "token_type", "merges")
+        )
         if not (_all(tokens, str) and _all(types, int) and _all(merges, str)):
             raise TokenizerLeftOut(path, "has not all of tokens, token_type and merges")
         if len(tokens) != len(types):
@@ -200,7 +202,7 @@ class Bpe:
             raise TokenizerLeftOut(path, f"begins texts with id {self.bos_id}, which is no token")
         name = self.tokens[self.bos_id]
         first = {"SpecialToken": {"id": name, "type_id": 0}}
-        a, b = ({"Sequence": {"id": name, "type_id": at}} for at, name in enumerate("AB"))
+        a, b = ({"Sequence": {"id": side, "type_id": at}} for at, side in enumerate("AB"))
         second = {"SpecialToken": {"id": name, "type_id": 1}}
         template = {
             "type": "TemplateProcessing",

@@ -164,7 +164,10 @@ class Checkpoint:
         Raises:
           UnsupportedDtype: safetensors has types that `.apr` has not.
         """
-        return self._dtype or dtypes.BY_NAME[self.stored(name)].numpy or np.dtype(np.float32)
+        native = dtypes.BY_NAME[self.stored(name)].numpy
+        if self._dtype is not None:
+            return self._dtype
+        return np.dtype(np.float32) if native is None else native
 
     def stored(self, name: str) -> str:
         """The `.apr` name of the type in which the tensor is stored.
@@ -218,7 +221,7 @@ class Checkpoint:
         self.dtype(name)
         array = self._source.read(name)
         if name in self.retagged:
-            array = array.view(dtypes.BY_NAME[self.stored(name)].numpy)
+            array = array.view(mislabel.TAGS[self.stored(name)])
         if array.shape != self.shape(name):
             raise SizeMismatch(
                 self.path,

@@ -58,6 +58,7 @@ _TOKENS = {
     "eos_token_id": "tokenizer.ggml.eos_token_id",
 }
 
+_ROWS = "the number of rows of token_embd.weight"
 # GGUF has no key for it.
 _INITIALIZER_RANGE = "apr_jax.initializer_range"
 
@@ -108,13 +109,14 @@ def read_config(fields: Mapping[str, Any], rows: int, *, tied: bool, source: str
                 f"{source}: {family}.{key}={own[key]!r}, only heads of one size that RoPE turns "
                 f"whole are supported, here {head_dim}"
             )
-    return Qwen2Config(
+    values: dict[str, Any] = {
         **counts,
         **{ours: read.positive(f"{family}.{theirs}") for ours, theirs in _NUMBERS.items()},
         **{ours: read.token(theirs) for ours, theirs in _TOKENS.items()},
-        vocab_size=Fields({"rows of token_embd.weight": rows}, source).count(
-            "rows of token_embd.weight"
-        ),
+    }
+    return Qwen2Config(
+        **values,
+        vocab_size=Fields({_ROWS: rows}, source).count(_ROWS),
         head_dim=head_dim,
         tied=tied,
         attention_bias=family == "qwen2",

@@ -16,8 +16,8 @@ Q6_K_LIMIT = 2.6e8
 _HALF_MAX = float(np.finfo(np.float16).max)
 _HALF_EXPONENT = 0x7C00
 # Where the outermost level of a sub-block may fall; the best of them in squared error is taken.
-_Q4_K_LEVELS = np.arange(13.6, 16.9, 0.4, np.float32)
-_Q6_K_LEVELS = np.arange(29.5, 34.0, 0.5, np.float32)
+_Q4_K_LEVELS = np.arange(13.6, 16.9, 0.4, dtype=np.float32)
+_Q6_K_LEVELS = np.arange(29.5, 34.0, 0.5, dtype=np.float32)
 
 
 def decode_q4_k(blocks_NB: np.ndarray, out_NE: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The format's own quantised types: Q4 in blocks of 32, and Q8 with one scale for a whole tensor."""
+"""The format's own quantised types: Q4 in blocks of 32, Q8 with one scale for the whole tensor."""
 
 import numpy as np
 

@@ -10,9 +10,10 @@ from apr_jax.codec.qwen2 import EMBEDDING, HEAD
 from tests.codec import small
 
 
-def write(path, values, *, tied=True, **changes):
+def write(path, values, *, tied=True, dtypes=None, **changes):
     metadata = small.config(tied=tied).to_apr() | changes
-    write_apr(path, values, {key: value for key, value in metadata.items() if value is not None})
+    metadata = {key: value for key, value in metadata.items() if value is not None}
+    write_apr(path, values, metadata, dtypes=dtypes)
     return path
 
 
@@ -139,15 +140,51 @@ def test_buffers_are_left_out_and_other_tensors_are_not(tmp_path):
         assert checkpoint.coverage().extra == ("extra",)
 
 
-def test_quantised_tensors_are_named(tmp_path):
-    path = write(tmp_path / "a.apr", small.tensors())
-    data = bytearray(path.read_bytes())
-    data[data.index(EMBEDDING.encode()) + len(EMBEDDING)] = 12
-    path.write_bytes(data)
-    with open_checkpoint(path) as checkpoint:
-        for use in (checkpoint.dtype, checkpoint.read):
-            with pytest.raises(errors.NotDecodable, match=r"embed_tokens.weight': has type Q4_K"):
-                use(EMBEDDING)
+def test_quantised_tensors_are_float32(tmp_path):
+    values = small.finite_tensors()
+    path = write(tmp_path / "a.apr", values, dtypes=dict.fromkeys(values, "Q6_K"))
+    with open_checkpoint(path) as checkpoint, open_apr(path) as file:
+        assert file.info(EMBEDDING).dtype == "Q6_K" and checkpoint.is_quantised(EMBEDDING)
+        assert checkpoint.dtype(EMBEDDING) == np.float32
+        assert checkpoint.nbytes(EMBEDDING) == 4 * values[EMBEDDING].size
+        assert same_bits(checkpoint.read(EMBEDDING), file.read(EMBEDDING))
+        np.testing.assert_allclose(
+            checkpoint.read(EMBEDDING), values[EMBEDDING].astype(np.float32), atol=0.06
+        )
+
+
+def test_a_quantised_head_is_tied_if_it_has_the_embeddings_bytes(tmp_path):
+    values = small.finite_tensors()
+    values = small.with_head(values, values[EMBEDDING])
+    types = {EMBEDDING: "Q4_K", HEAD: "Q4_K"}
+    with open_checkpoint(
+        write(tmp_path / "a.apr", values, dtypes=types, tied_embeddings=None)
+    ) as checkpoint:
+        assert checkpoint.config.tied and HEAD in checkpoint.left_out
+    values[HEAD] = -values[HEAD]
+    for types[HEAD] in ("Q4_K", "Q6_K"):
+        path = write(tmp_path / "b.apr", values, dtypes=types, tied_embeddings=None)
+        with open_checkpoint(path) as checkpoint:
+            assert not checkpoint.config.tied
+
+
+def test_every_tensor_in_one_type(tmp_path):
+    values = small.finite_tensors(dtype=np.float32)
+    path = write(tmp_path / "a.apr", values, dtypes={EMBEDDING: "Q8"})
+    with open_checkpoint(path) as own, open_checkpoint(path, dtype=ml_dtypes.bfloat16) as cast:
+        for name in values:
+            assert cast.dtype(name) == ml_dtypes.bfloat16
+            assert cast.nbytes(name) == 2 * values[name].size
+            assert same_bits(cast.read(name), own.read(name).astype(ml_dtypes.bfloat16))
+
+
+def test_a_type_too_narrow_for_a_value_is_refused(tmp_path):
+    values = small.finite_tensors() | {"model.norm.weight": np.full(8, 7e4, np.float32)}
+    path = write(tmp_path / "a.apr", values)
+    with open_checkpoint(path, dtype=np.float16) as checkpoint:
+        assert checkpoint.read(EMBEDDING).dtype == np.float16
+        with pytest.raises(errors.OutOfRange, match=r"'model.norm.weight': .*range of float16"):
+            checkpoint.read("model.norm.weight")
 
 
 def test_types_that_apr_has_not_are_named(tmp_path):
@@ -162,8 +199,8 @@ def test_types_that_apr_has_not_are_named(tmp_path):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.gguf", b"GGUF\3\0\0\0", "GGUF file, which is not supported yet"),
-        ("a.bin", b"\x80\x04pickle", "neither an .apr file"),
+        ("a.gguf", b"GGUF\3\0\0\0", "not a sound GGUF file"),
+        ("a.bin", b"\x80\x04pickle", "neither an .apr or GGUF file"),
         ("a.apr", b"PK\3\4" + bytes(64), "not an APR v2 file"),
         ("a.apr", b"", "has 0 bytes"),
     ],

@@ -56,6 +56,30 @@ def test_the_declared_type_holds_every_tensor(tmp_path):
     assert json.loads((tmp_path / "out/config.json").read_text())["dtype"] == "float32"
 
 
+@pytest.mark.parametrize("dtype", [None, *exporter_lib.EXPORT_DTYPES])
+def test_quantised_tensors_are_decoded(tmp_path, dtype):
+    values = small.finite_tensors()
+    types = {EMBEDDING: "Q6_K", "model.layers.0.mlp.up_proj.weight": "Q4"}
+    write_apr(tmp_path / "a.apr", values, small.config().to_apr(), dtypes=types)
+    result = export_checkpoint(tmp_path / "a.apr", tmp_path / "out", dtype=dtype)
+    assert result["decoded"] == sorted(types) and result["dtype"] == (dtype or "float32")
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["dtype"] == (dtype or "float32")
+    back = load_file(tmp_path / "out/model.safetensors")
+    with open_apr(tmp_path / "a.apr") as file:
+        assert all(same_bits(back[name], file.read(name, dtype)) for name in values)
+
+
+def test_a_type_that_is_no_choice_or_too_narrow_is_refused(tmp_path):
+    values = small.finite_tensors() | {"model.norm.weight": np.full(8, 7e4, np.float32)}
+    path = apr(tmp_path / "a.apr", values)
+    with pytest.raises(errors.UnsupportedDtype, match="'int8' is none of the types float32"):
+        export_checkpoint(path, tmp_path / "out", dtype="int8")
+    with pytest.raises(errors.OutOfRange, match="beyond the range of float16"):
+        export_checkpoint(path, tmp_path / "out", dtype="float16")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.apr"]
+
+
 def test_shards_with_their_index(tmp_path):
     values = small.tensors(tied=False)
     limit = values[EMBEDDING].nbytes + 100

@@ -4,8 +4,10 @@ import hashlib
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
-from apr_jax.codec import errors, import_checkpoint, open_apr, open_checkpoint
+from apr_jax.codec import AprWriter, errors, import_checkpoint, open_apr, open_checkpoint
+from apr_jax.codec import importer as importer_lib
 from apr_jax.codec.compare import same_bits
 from apr_jax.codec.qwen2 import EMBEDDING, HEAD
 from tests.codec import small
@@ -122,6 +124,59 @@ def test_what_is_not_the_model_is_refused_before_anything_is_written(
     with pytest.raises(error, match=message):
         import_checkpoint(folder, tmp_path / "out" / "a.apr")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("quantize, bound", [("Q8", 0.02), ("Q4_K", 0.08), ("Q6_K", 0.02)])
+def test_matrices_are_quantised_and_nothing_else(tmp_path, quantize, bound):
+    folder = small.hf_folder_of(tmp_path / "hf", small.wide_config())
+    result = import_checkpoint(folder, tmp_path / "a.apr", quantize=quantize)
+    matrices = {name for name, spec in small.wide_config().tensors().items() if len(spec.shape) > 1}
+    assert result["quantize"] == quantize and result["quantised"].keys() == matrices
+    with open_checkpoint(folder) as source, open_apr(tmp_path / "a.apr", strict=True) as file:
+        assert file.metadata["total_size"] == sum(file.info(name).nbytes for name in file.names)
+        for name in file.names:
+            original, stored = source.read(name), file.read(name)
+            assert file.info(name).dtype == result["tensors"][name]["stored"]
+            assert file.metadata["import_sha256"][name] == result["tensors"][name]["sha256"]
+            if name in matrices:
+                assert file.info(name).dtype == quantize
+                difference = np.linalg.norm(original.astype(np.float64) - stored)
+                error = difference / np.linalg.norm(original.astype(np.float64))
+                assert result["quantised"][name] == pytest.approx(error) and 0 < error < bound
+            else:
+                assert same_bits(original, stored)
+
+
+def test_small_models_are_not_quantised(tmp_path):
+    folder = small.hf_folder(tmp_path / "hf", small.tensors())
+    assert import_checkpoint(folder, tmp_path / "a.apr", quantize="Q8")["quantised"] == {}
+    import_checkpoint(folder, tmp_path / "b.apr")
+    assert (tmp_path / "a.apr").read_bytes() == (tmp_path / "b.apr").read_bytes()
+
+
+def test_what_cannot_be_quantised_is_refused(tmp_path):
+    folder = small.hf_folder_of(tmp_path / "hf", small.wide_config())
+    with pytest.raises(errors.UnsupportedDtype, match="'Q5_K' is none of Q8, Q4_K, Q6_K"):
+        import_checkpoint(folder, tmp_path / "a.apr", quantize="Q5_K")
+    values = load_file(folder / "model.safetensors")
+    values[EMBEDDING][3, 3] = np.inf
+    save_file(values, folder / "model.safetensors")
+    with pytest.raises(errors.OutOfRange, match=f"{EMBEDDING}': has a value of magnitude inf"):
+        import_checkpoint(folder, tmp_path / "a.apr", quantize="Q8")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_quantised_tensor_that_reads_back_differently_is_found(tmp_path, monkeypatch):
+    class DamagedWriter(AprWriter):
+        """Stores other bytes than it says."""
+
+        def _add(self, info, stored):
+            super()._add(info, stored ^ 1 if info.dtype == "Q8" else stored)
+
+    monkeypatch.setattr(importer_lib, "AprWriter", DamagedWriter)
+    folder = small.hf_folder_of(tmp_path / "hf", small.wide_config())
+    with pytest.raises(errors.VerificationFailed, match="differs"):
+        import_checkpoint(folder, tmp_path / "a.apr", quantize="Q8")
 
 
 def test_an_apr_file_is_no_source(tmp_path):

@@ -1,5 +1,6 @@
 """Tiny Qwen2 checkpoints for the tests of this room."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -78,6 +79,23 @@ def hf_folder(
         save_file({name: values[name] for name in names}, folder / file)
         weight_map |= dict.fromkeys(names, file)
     write_index(folder, weight_map)
+    return folder
+
+
+def wide_config() -> Qwen2Config:
+    """With norms, a bias and matrices of the 1024 elements from which matrices are quantised."""
+    return dataclasses.replace(config(), hidden_size=1024, head_dim=512, num_layers=1)
+
+
+def hf_folder_of(folder: pathlib.Path, config: Qwen2Config) -> pathlib.Path:
+    """Write a tied HuggingFace model of `config` with normal bfloat16 values."""
+    rng = np.random.default_rng(0)
+    values = {
+        name: rng.normal(size=spec.shape).astype(ml_dtypes.bfloat16)
+        for name, spec in config.tensors().items()
+    }
+    hf_folder(folder, values)
+    (folder / "config.json").write_text(json.dumps(config.to_hf("bfloat16")))
     return folder
 
 

@@ -144,6 +144,37 @@ def test_a_stream_must_be_what_was_declared(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("dtype", ["Q4", "Q8", "Q4_K", "Q6_K"])
+def test_arrays_are_quantised_on_request(tmp_path, dtype):
+    tensors = {
+        "a": np.linspace(-1, 1, 600, dtype=ml_dtypes.bfloat16).reshape(2, 300),
+        "b": np.linspace(0, 1, 9, dtype=np.float64),
+    }
+    write_apr(tmp_path / "whole.apr", tensors, {}, dtypes={"a": dtype})
+    declared = {"b": tensors["b"], "a": ArraySpec(dtype, (2, 300))}
+    with AprWriter(tmp_path / "streamed.apr", declared, {}) as writer:
+        writer.add("b", tensors["b"])
+        stored = writer.add("a", tensors["a"])
+    assert (tmp_path / "whole.apr").read_bytes() == (tmp_path / "streamed.apr").read_bytes()
+    with open_apr(tmp_path / "whole.apr", strict=True) as file:
+        assert file.info("a").dtype == dtype and file.raw("a") == stored.tobytes()
+        assert same_bits(file.read("b"), tensors["b"])
+        np.testing.assert_allclose(file.read("a"), tensors["a"].astype(np.float32), atol=0.08)
+        assert same_bits(file.read("a", np.float64), file.read("a").astype(np.float64))
+
+
+def test_what_cannot_be_quantised_is_refused(tmp_path):
+    path = tmp_path / "a.apr"
+    floats = np.array([1, np.nan], np.float32)
+    with pytest.raises(errors.OutOfRange, match=r"'a': has a value of magnitude nan.*own type"):
+        write_apr(path, {"a": floats}, {}, dtypes={"a": "Q8"})
+    with pytest.raises(errors.TensorNotDeclared, match=r"is int8 \[2\], was declared as Q8"):
+        write_apr(path, {"a": np.ones(2, np.int8)}, {}, dtypes={"a": "Q8"})
+    with pytest.raises(errors.TensorNotDeclared, match="'b': has a type but is not given"):
+        write_apr(path, {"a": floats}, {}, dtypes={"b": "Q8"})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_stored_bytes_are_written_as_they_are(tmp_path):
     """The reference quantiser's own file, streamed in another order, becomes the same file."""
     with (

@@ -21,11 +21,24 @@ def test_export_twice(tmp_path):
     for _ in range(2):
         done = program(f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'out'}")
         assert done.returncode == 0, done.stderr
-    assert "26 tensors" in done.stdout
+    assert "26 tensors, equal to what the .apr file holds" in done.stdout
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["status"] == "ok" and report["files"] == ["config.json", "model.safetensors"]
     with open_checkpoint(tmp_path / "out") as checkpoint:
         assert checkpoint.config == small.config()
+
+
+def test_quantised_tensors_are_written_in_a_type_of_choice(tmp_path):
+    values = small.finite_tensors()
+    types = {"model.embed_tokens.weight": "Q8"}
+    write_apr(tmp_path / "a.apr", values, small.config().to_apr(), dtypes=types)
+    done = program(f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'out'}", "--dtype=float16")
+    assert done.returncode == 0, done.stderr
+    assert "1 of them decoded from quantised types, all as float16" in done.stdout
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["decoded"] == list(types) and report["dtype"] == "float16"
+    done = program(f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'out'}", "--dtype=int8")
+    assert done.returncode == 2 and "--dtype" in done.stderr
 
 
 def test_an_odd_file_is_refused_unless_asked_for(tmp_path):

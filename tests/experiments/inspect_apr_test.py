@@ -46,10 +46,15 @@ def test_an_odd_file(name, message):
     assert message in done.stdout
 
 
-def test_types_without_a_decoder_are_listed():
-    done = program(f"--apr={DATA / 'quant_k.apr'}", "--stats")
+def test_statistics_of_quantised_tensors(tmp_path):
+    done = program(f"--apr={DATA / 'quant_k.apr'}", "--stats", f"--out={tmp_path}")
     assert done.returncode == 0
-    assert "Q4_K" in done.stdout and "Q4_K, which is not supported yet" in done.stdout
+    rows = {
+        row["name"]: row for row in json.loads((tmp_path / "report.json").read_text())["tensors"]
+    }
+    padded = rows["q6k.padded_rows"]
+    assert padded["dtype"] == "Q6_K" and padded["bytes"] == 1260 and padded["elements"] == 960
+    assert padded["std"] == pytest.approx(0.0513, abs=1e-4)
 
 
 def test_a_file_that_does_not_open():
