@@ -82,9 +82,7 @@ class Bpe:
                 f"pre-tokeniser is {rule!r}, known are {', '.join(_RULES)}: take the tokenizer "
                 "files from the model's source",
             )
-        tokens, types, merges = (
-            keys.get(key, ()) for key in ("tokens", "token_type", "merges")
-        )
+        tokens, types, merges = (keys.get(key, ()) for key in ("tokens", "token_type", "merges"))
         if not (_all(tokens, str) and _all(types, int) and _all(merges, str)):
             raise TokenizerLeftOut(path, "has not all of tokens, token_type and merges")
         if len(tokens) != len(types):
