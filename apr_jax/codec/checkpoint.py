@@ -99,6 +99,11 @@ class Checkpoint:
         self.left_out = dict(self._left_out())
         self.names = [name for name in source.names if name not in self.left_out]
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What an `.apr` file says beside its tensors; empty for other formats."""
+        return dict(self._source.metadata) if isinstance(self._source, AprFile) else {}
+
     @functools.cached_property
     def problems(self) -> list[Oddity]:
         """What is odd but not wrong, unraised. For `.apr` the first access reads the whole file."""

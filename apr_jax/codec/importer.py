@@ -131,16 +131,21 @@ def _metadata(
     """Nothing of the time or the machine: the same source gives the same file."""
     source = checkpoint.path.resolve()
     folder = source if source.is_dir() else source.parent
-    return checkpoint.config.to_apr() | {
-        "model_type": checkpoint.config.architecture,
-        "name": folder.name if checkpoint.format == "safetensors" else source.stem,
-        "original_format": checkpoint.format,
-        "param_count": checkpoint.config.num_parameters(),
-        "total_size": sum(
-            dtypes.BY_NAME[dtype].nbytes(checkpoint.shape(name)) for name, dtype in stored.items()
-        ),
-        "import_sha256": hashes,
-    }
+    return (
+        checkpoint.metadata
+        | checkpoint.config.to_apr()
+        | {
+            "model_type": checkpoint.config.architecture,
+            "name": folder.name if checkpoint.format == "safetensors" else source.stem,
+            "original_format": checkpoint.format,
+            "param_count": checkpoint.config.num_parameters(),
+            "total_size": sum(
+                dtypes.BY_NAME[dtype].nbytes(checkpoint.shape(name))
+                for name, dtype in stored.items()
+            ),
+            "import_sha256": hashes,
+        }
+    )
 
 
 def _write(

@@ -227,11 +227,8 @@ def test_tensors_that_share_bytes_are_refused(tmp_path):
 
 
 def test_a_llama_folder_becomes_a_llama_file_and_back(tmp_path):
-    folder = tmp_path / "hf"
     values = ggufs.values(LLAMA)
-    small.hf_folder(folder, values)
-    (folder / "config.json").write_text(json.dumps(LLAMA.to_hf("float32")))
-    import_checkpoint(folder, tmp_path / "a.apr")
+    import_checkpoint(small.hf_folder(tmp_path / "hf", values, model=LLAMA), tmp_path / "a.apr")
     export_checkpoint(tmp_path / "a.apr", tmp_path / "back")
     config = json.loads((tmp_path / "back/config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"] and config["model_type"] == "llama"
