@@ -65,7 +65,7 @@ def require_agreement(folder: HfFolder, tied: bool) -> None:
 
 
 def _quantised_alike(file: AprFile) -> bool:
-    """One shape and one quantised type: then equal values have equal bytes, none is decoded."""
+    """One shape and one quantised type: then a copy has the same bytes, and none is decoded."""
     head, embedding = file.info(HEAD), file.info(EMBEDDING)
     return (
         dtypes.BY_NAME[head.dtype].numpy is None

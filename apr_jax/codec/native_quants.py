@@ -2,10 +2,12 @@
 
 import numpy as np
 
-BLOCK = 32
-Q4_BYTES = 18
+from apr_jax.codec import dtypes
+
+# The largest magnitude that the encoder takes: what a float16 scale can still express.
 Q4_LIMIT = 7 * float(np.finfo(np.float16).max)
 
+_Q4 = dtypes.BY_NAME["Q4"]
 _HALF_EXPONENT = 0x7C00
 _SCALE = np.dtype("<f4")
 _ELEMENTS_AT_ONCE = 1 << 18
@@ -36,7 +38,7 @@ def encode_q4(values_NE: np.ndarray) -> np.ndarray:
     scale_N1 = np.abs(values_NE).max(axis=1, keepdims=True) / np.float32(7)
     scale_N1[scale_N1 == 0] = 1
     q = (_round(values_NE / scale_N1).clip(-8, 7) + 8).astype(np.uint8)
-    blocks_NB = np.empty((len(values_NE), Q4_BYTES), np.uint8)
+    blocks_NB = np.empty((len(values_NE), _Q4.block_bytes), np.uint8)
     blocks_NB[:, :2] = scale_N1.astype(np.float16).view(np.uint8)
     blocks_NB[:, 2:] = q[:, ::2] | q[:, 1::2] << 4
     return blocks_NB
@@ -44,8 +46,8 @@ def encode_q4(values_NE: np.ndarray) -> np.ndarray:
 
 def clear_padding_q4(stored: np.ndarray, elements: int) -> None:
     """Zero the nibbles after the last element, as the reference writer does, in place."""
-    if used := elements % BLOCK:
-        pairs = stored[-BLOCK // 2 :]
+    if used := elements % _Q4.block:
+        pairs = stored[-_Q4.block // 2 :]
         pairs[-(-used // 2) :] = 0
         pairs[used // 2] &= 15 if used % 2 else 0
 

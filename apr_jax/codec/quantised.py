@@ -90,7 +90,7 @@ def _parts(
     row: Dtype, values: np.ndarray, stored: np.ndarray, columns: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Cut flat values into matrices, each with its blocks; every row of a matrix begins a block."""
-    if columns % row.block:
+    if columns % row.block and values.size:
         matrices = [values.reshape(-1, columns)]
     else:
         whole = values.size // row.block * row.block

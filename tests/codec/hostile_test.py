@@ -134,6 +134,37 @@ def test_a_shape_beyond_numpy_is_named(tmp_path):
         file.read("a")
 
 
+@pytest.mark.parametrize("code", [8, 9, 12, 14, 128, 129])
+@pytest.mark.parametrize(
+    "shape",
+    [(), (0,), (257,), (2**63 + 1,), (2, 300), (2**64 - 1, 1), (0, 2**63 + 1), (2**62 + 1, 0)],
+    ids=str,
+)
+def test_quantised_tensors_whose_size_and_shape_disagree(tmp_path, code, shape):
+    """What is read never has more elements than the stored bytes can hold, two a byte."""
+    for size in (0, 1, 3, 4, 5, 18, 144, 210, 288, 1000):
+        tensor = entry("a", code=code, shape=shape, size=size)
+        with open_bytes(tmp_path, build(entries=[tensor], data=bytes(range(250)) * 4)) as file:
+            fits = file.info("a").fits_shape
+            assert (errors.SizeMismatch in kinds(file)) is not fits
+            try:
+                array = file.read("a")
+            except errors.ShapeTooLarge:
+                assert fits
+                continue
+            assert array.dtype == np.float32 and array.size <= 2 * size
+            assert array.shape == shape if fits else array.ndim == 1
+
+
+def test_a_quantised_tensor_that_the_file_cuts_short(tmp_path):
+    tensor = entry("a", code=12, shape=(512,), size=288)
+    with (
+        open_bytes(tmp_path, build(entries=[tensor], data=bytes(280))) as file,
+        pytest.raises(errors.TensorOutOfFile, match="'a'"),
+    ):
+        file.read("a")
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

@@ -38,6 +38,11 @@ def blocks(draw, dtype):
     return bytes(data)
 
 
+def finite(dtype, block):
+    """The package keeps scales that are not finite, which the reference reader drops."""
+    return all(block[at + 1] & 0x7C != 0x7C for at in HALVES_AT[dtype])
+
+
 @pytest.mark.parametrize("dtype", SCALAR)
 def test_every_bit_pattern_of_blocks(dtype):
     @hypothesis.given(st.lists(blocks(dtype), min_size=1, max_size=3))
@@ -45,7 +50,12 @@ def test_every_bit_pattern_of_blocks(dtype):
     def check(stored):
         shape = (len(stored) * dtypes.BY_NAME[dtype].block,)
         wanted = np.concatenate([SCALAR[dtype](block) for block in stored])
-        equal_but_for_payloads(decode(dtype, b"".join(stored), shape), wanted)
+        values = decode(dtype, b"".join(stored), shape)
+        equal_but_for_payloads(values, wanted)
+        if dtype != "Q4" and all(finite(dtype, block) for block in stored):
+            package = np.array([list(block) for block in stored], np.uint8)
+            package = dequantize(package, GGMLQuantizationType[dtype])
+            equal_but_for_payloads(values, package.reshape(-1))
 
     check()
 
