@@ -76,7 +76,7 @@ class Bpe:
                 path, f"vocabulary is of kind {keys.get('model')!r}, only byte-level BPE is known"
             )
         rule = keys.get("pre")
-        if rule not in _RULES:
+        if not isinstance(rule, str) or rule not in _RULES:
             raise TokenizerLeftOut(
                 path,
                 f"pre-tokeniser is {rule!r}, known are {', '.join(_RULES)}: take the tokenizer "
@@ -118,6 +118,7 @@ class Bpe:
                 kind = TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED
                 types[token["id"]] = kind
             merges = [" ".join(_sides(merge, path)) for merge in model["merges"]]
+            first = _first_special(root, {token: id_ for id_, token in names.items()}, path)
             sound = all(type(id_) is int and 0 <= id_ < rows for id_ in names)
         except (AttributeError, KeyError, TypeError) as error:
             raise TokenizerLeftOut(
@@ -130,7 +131,7 @@ class Bpe:
             [names.get(id_, f"[PAD{id_}]") for id_ in range(rows)],
             [types.get(id_, TokenType.UNUSED) for id_ in range(rows)],
             merges,
-            _first_special(root, {token: id_ for id_, token in names.items()}, path),
+            first,
         )
 
     def to_json(self, path: _Path) -> dict[str, Any]:

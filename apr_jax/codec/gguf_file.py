@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import struct
+from collections.abc import Iterator
 from typing import Any
 
 import gguf
@@ -17,6 +19,7 @@ from apr_jax.codec.qwen2 import EMBEDDING, HEAD, Qwen2Config
 # The largest models known have a thousand tensors, and vocabularies and merges near 2**19.
 _MOST_ENTRIES = 1 << 16
 _MOST_ELEMENTS = 1 << 21
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +78,15 @@ class GgufFile:
         field = self._open().fields.get(key)
         if field is None:
             return None
-        value = self._contents(key)
-        if not isinstance(value, list):
+        if field.types[0] != gguf.GGUFValueType.ARRAY:
             raise InvalidGguf(self.path, f"{key} is no array; convert the model again")
-        return value
+        values = field.parts[field.data[0]]
+        if field.types[1] != gguf.GGUFValueType.STRING:
+            return values.tolist()
+        try:
+            return [text.decode() for text in _strings(memoryview(values.data))]
+        except UnicodeDecodeError as error:
+            raise InvalidGguf(self.path, f"{key} is not sound ({error})") from error
 
     def info(self, name: str) -> GgufTensor:
         """Type and shape of one tensor.
@@ -164,8 +172,8 @@ class GgufFile:
 class _Reader(gguf.GGUFReader):
     """The package's reader, held to the bytes that the file has and to sizes that fit in memory.
 
-    Left alone it goes round loops as often as a count in the file says, and makes an object of each
-    element.
+    Left alone it goes round loops as often as a count in the file says, and makes objects of each
+    element. Here an array is one part: its numbers, or of strings the bytes with their lengths.
     """
 
     def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
@@ -183,12 +191,17 @@ class _Reader(gguf.GGUFReader):
         count = self._get(orig_offs + 4, np.uint64)
         if count[0] > _MOST_ELEMENTS or kind == gguf.GGUFValueType.ARRAY:
             raise ValueError(f"an array of {count[0]:,} {kind.name} is not supported")
+        start = orig_offs + 12
         if kind == gguf.GGUFValueType.STRING:
-            return super()._get_field_parts(orig_offs, raw_type)
-        values = self._get(orig_offs + 12, self.gguf_scalar_to_np[kind], count[0])
+            texts = itertools.islice(_strings(memoryview(self.data)[start:]), int(count[0]))
+            values = self._get(start, np.uint8, sum(_LENGTH.size + len(text) for text in texts))
+        else:
+            values = self._get(start, self.gguf_scalar_to_np[kind], count[0])
         return 12 + values.nbytes, [count, values], [1], [gguf.GGUFValueType.ARRAY, kind]
 
     def _build_fields(self, offs: int, count: int) -> int:
+        if self.byte_order != "I":
+            raise ValueError("big-endian files are not supported")
         if count > _MOST_ENTRIES:
             raise ValueError(f"{count:,} keys are too many")
         return super()._build_fields(offs, count)
@@ -199,6 +212,23 @@ class _Reader(gguf.GGUFReader):
         return super()._build_tensor_info(offs, count)
 
 
+def _strings(data: memoryview) -> Iterator[bytes]:
+    """The strings that lie in `data` back to back, each after its length.
+
+    Raises:
+      ValueError: the data ends before the last one does.
+    """
+    at = 0
+    while at < len(data):
+        if at + _LENGTH.size > len(data):
+            raise ValueError("the file ends within a string; copy it again")
+        end = at + _LENGTH.size + _LENGTH.unpack_from(data, at)[0]
+        if end > len(data):
+            raise ValueError("the file ends within a string; copy it again")
+        yield bytes(data[at + _LENGTH.size : end])
+        at = end
+
+
 def _open(path: pathlib.Path) -> _Reader:
     try:
         # Offsets near the end of uint64 would wrap around without a word.
@@ -207,8 +237,6 @@ def _open(path: pathlib.Path) -> _Reader:
     # The package does not check: what a damaged file makes it trip over can be of any class.
     except Exception as error:
         raise InvalidGguf(path, f"is not a sound GGUF file ({error or type(error)})") from error
-    if reader.byte_order != "I":
-        raise InvalidGguf(path, "is big-endian, which is not supported; convert the model again")
     places = sorted((t.data_offset, t.data_offset + t.n_bytes, t.name) for t in reader.tensors)
     for (_, end, before), (start, _, name) in itertools.pairwise(p for p in places if p[1] > p[0]):
         if start < end:

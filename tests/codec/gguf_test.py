@@ -8,6 +8,7 @@ import gguf
 import ml_dtypes
 import numpy as np
 import pytest
+import transformers
 from gguf import GGMLQuantizationType as Type
 
 from apr_jax.codec import (
@@ -232,6 +233,20 @@ def test_a_llama_folder_becomes_a_llama_file_and_back(tmp_path):
     export_checkpoint(tmp_path / "a.apr", tmp_path / "back")
     config = json.loads((tmp_path / "back/config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"] and config["model_type"] == "llama"
+    assert isinstance(
+        transformers.AutoConfig.from_pretrained(tmp_path / "back"), transformers.LlamaConfig
+    )
     with open_checkpoint(tmp_path / "back") as back:
         assert back.config == LLAMA
         assert all(same_bits(back.read(name), array) for name, array in values.items())
+
+
+def test_big_endian_files_are_refused(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "qwen2", endianess=gguf.GGUFEndian.BIG)
+    writer.add_tensor("token_embd.weight", np.zeros((2, 2), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(errors.InvalidGguf, match="big-endian files are not supported"):
+        open_checkpoint(tmp_path / "a.gguf")
