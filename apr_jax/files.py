@@ -33,7 +33,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
+            os.fchmod(file.fileno(), 0o666 & ~umask())
             os.fsync(file.fileno())
         os.replace(temporary, target)
         temporary = None
@@ -58,7 +58,9 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, atomically. NaN and infinities are refused."""
     write_bytes(
         path,
-        (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(),
+        (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode(
+            errors="backslashreplace"  # names of files need not be UTF-8
+        ),
     )
 
 
@@ -89,7 +91,8 @@ def _is_foreign(error: OSError, target: pathlib.Path) -> bool:
     return path not in (target, *target.parents) and not path.name.startswith(f".{target.name}.")
 
 
-def _umask() -> int:
+def umask() -> int:
+    """What this process takes from the permissions of new files."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

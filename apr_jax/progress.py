@@ -1,5 +1,6 @@
 """Progress on stderr: a live bar on a terminal, a plain line now and then elsewhere."""
 
+import shutil
 import sys
 import time
 from types import TracebackType
@@ -30,12 +31,11 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._start = self._last_line = time.monotonic()
         self._bar = None
-        if self._stream.isatty():
+        if self._stream.isatty() and shutil.get_terminal_size().columns:
             self._bar = tqdm(
                 desc=task,
                 total=total,
                 unit=f" {unit}",
-                unit_scale=True,
                 initial=initial,
                 file=self._stream,
                 dynamic_ncols=True,

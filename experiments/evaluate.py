@@ -12,7 +12,7 @@ from apr_jax.train.data import EvalBatches, masking_eos
 from apr_jax.train.devices import memory_explained, model_options, versions
 from apr_jax.train.evaluate import evaluate_file
 from apr_jax.train.parallel import DataParallel
-from apr_jax.train.prepare import compare_tokenizer
+from apr_jax.train.prepare import compare_tokenizer, require_positions
 from experiments import program
 
 _APR = flags.DEFINE_string("apr", None, "Model: .apr file or HuggingFace folder.")
@@ -37,6 +37,7 @@ def main() -> int:
     shards, parallel = Shards(_SHARDS.value), DataParallel(_PARALLEL.value)
     with open_checkpoint(_APR.value) as checkpoint:
         head_dim = checkpoint.config.head_dim
+        require_positions(checkpoint, _SEQ.value)
         unknown_tokenizer = compare_tokenizer(checkpoint, shards)
     parallel.check_batch(_BATCH.value, "batch_size")
     batches = EvalBatches(
@@ -53,7 +54,8 @@ def main() -> int:
         found, config = evaluate_file(_APR.value, shards, batches, parallel, **options)
     uniform = math.log(config.vocab_size)
     gate = gates.below_uniform(found.loss, uniform)
-    verdict = gates.likely_cause(found.loss, uniform) or "healthy for a pretrained model"
+    cause = gates.likely_cause(found.loss, uniform)
+    verdict = f"if this model is a pretrained one: {cause or 'healthy'}"
     bits = found.bits_per_byte
     program.report(
         _OUT.value,

@@ -60,6 +60,11 @@ def test_what_is_no_json_is_one_line(tmp_path, text):
         read_json(tmp_path / "bad.json")
 
 
+def test_names_of_files_need_not_be_utf8(tmp_path):
+    write_json(tmp_path / "a.json", {"path": "imp\udce9.apr"})
+    assert read_json(tmp_path / "a.json") == {"path": "imp\udce9.apr"}
+
+
 def test_a_missing_file_is_one_line(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_json(tmp_path / "none.json")

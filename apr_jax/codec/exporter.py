@@ -14,7 +14,7 @@ from apr_jax.codec.compare import verify_copy
 from apr_jax.codec.errors import FolderInUse, UnknownFormat, UnsupportedDtype
 from apr_jax.codec.gguf_export import write_gguf
 from apr_jax.codec.hf_folder import CONFIG, INDEX, SINGLE
-from apr_jax.files import WriteError, read_json, write_json
+from apr_jax.files import WriteError, read_json, umask, write_json
 
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 MAX_SHARD_BYTES = 5_000_000_000
@@ -159,6 +159,7 @@ def _save(checkpoint: Checkpoint, names: Iterable[str], path: pathlib.Path) -> N
     tensors = {name: checkpoint.read(name) for name in names}
     try:
         save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(0o666 & ~umask())  # save_file makes it readable by its owner alone
     except SafetensorError as error:
         raise WriteError(f"{path}: cannot be written ({error})") from error
 

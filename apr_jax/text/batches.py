@@ -133,6 +133,11 @@ class Shards:
             )
         return ids
 
+    def hashes(self) -> set[str]:
+        """The SHA-256 of each shard that is not empty."""
+        shards = (shard for shard in self._shards if len(shard))
+        return {hashlib.sha256(memoryview(shard)).hexdigest() for shard in shards}
+
     def chunks(self) -> Iterator[np.ndarray]:
         """The stream in order, as int32 pieces of a few million ids."""
         for start in range(0, self.num_tokens, _CHUNK):

@@ -11,6 +11,7 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -90,19 +91,26 @@ def write_hex(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
     write_bytes(folder / "vocab.json", json.dumps(ids, indent=2).encode())
     lines = (f"{spelling[left]} {spelling[right]}\n" for left, right, _ in vocabulary.merges_M3)
     write_bytes(folder / "merges.txt", ("#version: 0.2\n" + "".join(lines)).encode())
+    config = hf_config() | {"normalization": vocabulary.normalization}
+    write_json(folder / CONFIG, config)
+    write_json(folder / "tokenizer.json", tokenizer_json(vocabulary))
+
+
+def hf_config() -> dict[str, Any]:
+    """The `tokenizer_config.json` with which `transformers` loads a hex vocabulary's tokenizer."""
     unk, bos, eos, pad, mask = SPECIALS
-    config = {
+    return {
         "tokenizer_class": "PreTrainedTokenizerFast",
+        # transformers 5 takes its own tokenizer, with Qwen's pre-tokeniser, for every model of
+        # type qwen2 whatever the class above says, unless there is an entry here. Nothing runs it.
+        "auto_map": {"AutoTokenizer": [None, "tokenizer.Tokenizer"]},
         "unk_token": unk,
         "bos_token": bos,
         "eos_token": eos,
         "pad_token": pad,
         "mask_token": mask,
         "clean_up_tokenization_spaces": False,
-        "normalization": vocabulary.normalization,
     }
-    write_json(folder / CONFIG, config)
-    write_json(folder / "tokenizer.json", tokenizer_json(vocabulary))
 
 
 def _read_normalization(path: pathlib.Path) -> Normalization:

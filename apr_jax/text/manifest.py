@@ -61,9 +61,25 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
         missing = [key for key in keys if key not in manifest]
         if missing:
             raise ShardError(f"{path}: has no {', '.join(missing)}: encode the corpus again")
+        if not is_record(manifest):
+            raise ShardError(f"{path}: its list of shards is damaged: encode the corpus again")
         if settings_sha256(manifest) != manifest["settings_sha256"]:
             raise ShardError(
                 f"{path}: its settings do not hash to its settings_sha256, so they were changed "
                 "after the shards were written: encode the corpus again"
             )
     return manifest
+
+
+def is_record(value: Any) -> bool:
+    """Whether a manifest, finished or not, is an object with a sound list of shards."""
+    entries = value.get("shards") if isinstance(value, dict) else None
+    return isinstance(entries, list) and all(map(_is_entry, entries))
+
+
+def _is_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(key), str) for key in ("name", "sha256", "documents_sha256"))
+        and all(isinstance(entry.get(key), int) for key in ("tokens", "documents", "bytes"))
+    )

@@ -20,6 +20,7 @@ from apr_jax.text.manifest import (
     TOKEN_BYTES,
     UNFINISHED,
     ShardError,
+    is_record,
     settings_sha256,
 )
 
@@ -164,8 +165,8 @@ class ShardWriter:
                 )
             return []
         found = read_json(record)
-        if not isinstance(found, dict):
-            raise ShardError(f"{record}: holds no settings; choose another --out")
+        if not is_record(found):
+            raise ShardError(f"{record}: is damaged; choose another --out or empty the folder")
         different = [key for key in self._settings if found.get(key) != self._settings[key]]
         if different:
             raise ShardError(

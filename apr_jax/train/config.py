@@ -1,6 +1,7 @@
 """What a training run is asked to do. Frozen, and written to the run folder as it ran."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from apr_jax.errors import UserError
@@ -80,6 +81,10 @@ class TrainConfig:
         for name in ("warmup_steps", *_THRESHOLDS):
             value = getattr(self, name)
             self._require(name, value is None or value >= 0, "must not be negative")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float):
+                self._require(field.name, math.isfinite(value), "must be a finite number")
         self._require("adam_eps", self.adam_eps > 0, "must be above 0")
         self._require("lr", self.lr is None or self.lr > 0, "must be above 0")
         if self.lr is not None and self.lr_min is not None:

@@ -307,6 +307,12 @@ class _Run:
         train_shards, val_shards = self.setup.train_shards, self.setup.val_shards
         if train_shards.eos_id is None or val_shards.eos_id is None:
             self._skip("HELD-OUT", "the shards do not say where documents end")
+            if shared := sorted(train_shards.hashes() & val_shards.hashes()):
+                raise StopRun(
+                    "REFUSED",
+                    f"{len(shared)} shards of {val_shards.folder} are in {train_shards.folder}: "
+                    "split with encode_corpus --val_fraction",
+                )
             return
         if self.shared_documents is None:
             self.shared_documents = document_overlap(train_shards, val_shards)

@@ -59,6 +59,7 @@ def prepare(config: TrainConfig) -> tuple[Setup, Any]:
     train_shards, val_shards = open_data(config)
     with open_checkpoint(config.init) as init:
         config = config.resolved(math.log(init.config.vocab_size))
+        require_positions(init, config.seq_length)
         options = model_options(
             config.compute_dtype,
             config.attention,
@@ -111,6 +112,16 @@ def compare_tokenizer(checkpoint: Checkpoint, shards: Shards) -> str | None:
             f"than {folder}; encode the corpus with --tokenizer={folder}"
         )
     return None
+
+
+def require_positions(checkpoint: Checkpoint, seq_length: int) -> None:
+    """Refuse windows that are longer than what the model has positions for."""
+    positions = checkpoint.config.max_position_embeddings
+    if seq_length > positions:
+        raise TrainError(
+            f"seq_length={seq_length} is beyond the {positions} positions of {checkpoint.path}; "
+            f"use at most {positions}"
+        )
 
 
 def _require_apart(config: TrainConfig) -> None:

@@ -1,11 +1,12 @@
 """The run's log: one JSON object per line, every step and every evaluation."""
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from apr_jax.files import write_bytes
+from apr_jax.files import WriteError, write_bytes
 from apr_jax.train.config import TrainError
 
 
@@ -23,12 +24,16 @@ class Records:
     def add(self, kind: str, step: int, **values: Any) -> None:
         """Write one record. `kind` is "step" or "eval"; `step` counts finished updates."""
         record = {"kind": kind, "step": step, **values}
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise WriteError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk, which `add` has told
+            self._file.close()
 
 
 def read_records(path: pathlib.Path) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The model file that a run delivers."""
 
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +36,9 @@ def save_model(path: pathlib.Path, named: Mapping[str, Any], config: TrainConfig
         companions = init.companion_files()
         dtypes = {name: _DTYPES.get(config.save_dtype, init.dtype(name)) for name in init.names}
         declared = {name: ArraySpec(dtype, init.shape(name)) for name, dtype in dtypes.items()}
+        metadata["total_size"] = sum(
+            math.prod(init.shape(name)) * dtype.itemsize for name, dtype in dtypes.items()
+        )
     with AprWriter(path, declared, metadata) as writer:
         for name in sorted(declared):
             # One tensor at a time on the host: the writer's memory is the largest of them.

@@ -22,7 +22,8 @@ def write_shards(folder, parts, *, eos_id=EOS, with_manifest=True, vocab_size=10
     for number, ids in enumerate(parts):
         path = folder / f"shard-{number:05d}.bin"
         path.write_bytes(np.asarray(ids, "<u4").tobytes())
-        entries.append({"name": path.name, "tokens": len(ids)})
+        digests = {"sha256": "0" * 64, "documents_sha256": "0" * 64, "documents": 1, "bytes": 1}
+        entries.append({"name": path.name, "tokens": len(ids), **digests})
     if with_manifest:
         manifest = {
             "schema": manifest_lib.SCHEMA,
@@ -75,6 +76,11 @@ def test_folders_of_the_original_are_read(tmp_path):
         Shards(tmp_path)
 
 
+def _set_shards(folder, value):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"shards": value}))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -89,6 +95,8 @@ def test_folders_of_the_original_are_read(tmp_path):
             "do not hash to its settings_sha256",
         ),
         (lambda d: (d / "manifest.json").write_text('{"schema": "x"}'), "schema 'x' is not"),
+        (lambda d: _set_shards(d, [1, 2]), "its list of shards is damaged"),
+        (lambda d: _set_shards(d, 7), "its list of shards is damaged"),
     ],
 )
 def test_a_damaged_folder_is_refused(tmp_path, damage, message):

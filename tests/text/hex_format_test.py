@@ -6,11 +6,13 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 
+from apr_jax.files import write_json
 from apr_jax.text import load_tokenizer
 from apr_jax.text.hex_format import SPECIALS, write_hex
 from apr_jax.text.trainer import train_bpe
 from apr_jax.text.vocabulary import TokenizerError
 from tests.text.hostile import random_texts, texts
+from tests.train.fixtures import TINY
 
 CORPUS = [
     "def hello():\n    return 1\n",
@@ -163,3 +165,21 @@ def test_damaged_ids_are_named(folder, entry, message):
     (folder / "vocab.json").write_text(json.dumps(vocab | entry))
     with pytest.raises(TokenizerError, match=message):
         load_tokenizer(folder)
+
+
+def test_transformers_takes_the_vocabulary_as_it_is(tmp_path):
+    """Although it has a tokenizer of its own for every model of type qwen2."""
+    from transformers import AutoTokenizer
+
+    samples = ["def main():\n    return 1\n", "hello  world", "x = 12345", "café"]
+    learnt = train_bpe(samples * 3, 300, 2, "nfc")
+    write_hex(tmp_path, learnt.vocabulary)
+    (tmp_path / "vocab.json").unlink()
+    (tmp_path / "merges.txt").unlink()
+    write_json(tmp_path / "config.json", TINY.to_hf("float32"))
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    plain = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert (len(loaded), loaded.eos_token_id) == (learnt.vocab_size, learnt.eos_id)
+    for text in samples:
+        wanted = learnt.encode(text).tolist()
+        assert loaded(text, add_special_tokens=False).input_ids == wanted == plain.encode(text).ids

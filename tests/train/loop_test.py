@@ -12,10 +12,12 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from apr_jax.codec import open_apr, write_apr
 from apr_jax.codec.qwen2 import Qwen2Config
+from apr_jax.files import WriteError
 from apr_jax.model import load_model
 from apr_jax.train import TrainConfig, TrainError, loop, train
 from apr_jax.train.parallel import DataParallel
@@ -309,6 +311,17 @@ def test_leaked_documents_are_refused(inputs, tmp_path):
     assert _gate(report, "HELD-OUT")["value"] > 10
 
 
+def test_the_same_shards_are_refused_even_without_documents(inputs, tmp_path):
+    """Without an EOS documents cannot be compared, but files can."""
+    copies = {}
+    for name in ("shards", "val_shards"):
+        copies[name] = str(shutil.copytree(inputs["shards"], tmp_path / name))
+        (tmp_path / name / "manifest.json").unlink()
+    report = train(_config(inputs | copies, tmp_path / "run"))
+    assert (report["status"], report["steps"]) == ("REFUSED", 0)
+    assert "2 shards of" in report["verdict"]
+
+
 def test_a_missed_target_is_not_ok(inputs, tmp_path):
     report = train(_config(inputs, tmp_path / "run", target_val_loss=1.0))
     assert report["status"] == "MISSED" and "GATE-TRAIN-003" in report["verdict"]
@@ -359,10 +372,38 @@ def test_parameters_that_are_not_finite_are_refused(inputs, tmp_path):
         train(_config(inputs | {"init": str(tmp_path / "nan.apr")}, tmp_path / "run"))
 
 
+def test_more_positions_than_the_model_has_are_refused(inputs, tmp_path):
+    with pytest.raises(TrainError, match=r"seq_length=65 is beyond the 64 positions"):
+        train(_config(inputs, tmp_path / "run", seq_length=65))
+
+
+def test_a_damaged_checkpoint_is_one_line_that_names_it(inputs, tmp_path):
+    train(_config(inputs, tmp_path / "run"))
+    newest = tmp_path / "run" / "checkpoints" / "12"
+    for file in newest.rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:3])
+    with pytest.raises(TrainError, match=r"checkpoints/12: the checkpoint is damaged; remove"):
+        train(_config(inputs, tmp_path / "run"))
+    shutil.rmtree(newest)
+    assert train(_config(inputs, tmp_path / "run"))["status"] == "OK"
+
+
+def test_a_full_disk_is_one_line(inputs, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", full)
+    with pytest.raises(WriteError, match="the checkpoint of step 3 cannot be written"):
+        train(_config(inputs, tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"steps": 0}, "steps=0"),
+        ({"lr": float("inf")}, "lr=inf"),
+        ({"clip": float("inf")}, "clip=inf"),
         ({"batch_size": 6, "accumulate": 4}, "does not divide"),
         ({"warmup_steps": 12}, "leaves nothing"),
         ({"lr": float("nan")}, "lr=nan"),
