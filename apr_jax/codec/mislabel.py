@@ -36,7 +36,6 @@ _BF16_EMBEDDING, _BF16_ANY, _BF16_NORM = 1e-12, 1e-30, (1e-6, 1e3)
 _BF16_SMALL_NORM = 0.05
 """The first norms of sound models can be smaller; their last, or most of them, are not."""
 _INFINITE = float(np.finfo(np.float64).max)
-_FINAL_NORM = "model.norm.weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,20 +109,24 @@ def is_norm(name: str) -> bool:
 
 
 def _convicted(verdicts: Mapping[str, _Verdict]) -> list[str]:
-    """Those decided alone, and the suspects where most of their kind are suspects."""
+    """Those decided alone, and the suspects where nothing sure speaks for their tag."""
     others = [verdict.wrong for name, verdict in verdicts.items() if not is_norm(name)]
     # Writers get a type wrong for a whole file, and what scatters around zero is sure.
     if True in others and False not in others:
         return list(verdicts)
     norms = [name for name in verdicts if is_norm(name)]
     suspects = [name for name in norms if verdicts[name].why]
-    most = suspects if 2 * len(suspects) > len(norms) else []
-    return [name for name, verdict in verdicts.items() if verdict.wrong or name in most]
+    if False in others or 2 * len(suspects) <= len(norms):
+        suspects = []
+    return [name for name, verdict in verdicts.items() if verdict.wrong or name in suspects]
 
 
 def _judge(name: str, words: np.ndarray, tag: str) -> _Verdict:
-    if words.size < _FEW or not _plausible(name, words, OTHER[tag]):
+    if words.size < _FEW:
         return _Verdict(None)
+    if not _plausible(name, words, OTHER[tag]):
+        sure = words.size >= _ENOUGH and not is_norm(name) and _plausible(name, words, tag)
+        return _Verdict(False if sure else None)
     magnitude = _magnitudes(words, tag)
     octaves = _octaves(magnitude)
     if tag == "BF16" and octaves > _BF16_OCTAVES:
@@ -159,7 +162,10 @@ def _judge_norm(name: str, words: np.ndarray, tag: str) -> _Verdict:
     own, other = (_magnitudes(words, kind) for kind in (tag, OTHER[tag]))
     median, otherwise = float(np.median(own)), float(np.median(other))
     if np.ptp(words) == 0:
-        return _Verdict(True if otherwise == 1 else None, "where norms start, at 1")
+        # Where norms start: by one tag or the other the value is 1 exactly.
+        if otherwise == 1:
+            return _Verdict(True, "where norms start, at 1")
+        return _Verdict(False if median == 1 else None)
     low, high = _BF16_NORM
     if tag == "BF16" and (own.max() > high or median < low):
         return _Verdict(True, "no norm weighs so")
@@ -169,11 +175,9 @@ def _judge_norm(name: str, words: np.ndarray, tag: str) -> _Verdict:
         return _Verdict(False)
     spread = float(np.subtract(*np.quantile(own, [0.84, 0.16]))) / (2 * median)
     if tag == "F16" and spread < 0.025 and 0.25 < otherwise < 16:
-        return _Verdict(True, f"spreads by {spread:.1%} only, away from 1 where norms start")
+        return _Verdict(None, f"spreads by {spread:.1%} only, away from 1 where norms start")
     if tag == "BF16" and median < _BF16_SMALL_NORM and 0.75 < otherwise < 1.34:
-        return _Verdict(
-            True if name == _FINAL_NORM else None, "would all but silence what it weighs"
-        )
+        return _Verdict(None, "would all but silence what it weighs")
     return _Verdict(None)
 
 

@@ -59,6 +59,26 @@ def test_norms_under_a_wrong_tag(tag, mean, spread):
 
 
 @pytest.mark.parametrize("tag", TAGS)
+def test_a_model_that_was_never_trained_is_left_alone(tag):
+    """Its norms are all exactly 1 and its biases zero."""
+    rng = np.random.default_rng(0)
+    named = {name: np.ones(896) for name in (*NORMS, FINAL)}
+    named |= {BIAS: np.zeros(896), MATRIX: 0.02 * rng.normal(size=70_000)}
+    assert judge(named, tag, tag) == {}
+    assert judge({name: named[name] for name in (*NORMS, FINAL)}, tag, tag) == {}
+    assert judge(named, OTHER[tag], tag).keys() >= {*NORMS, FINAL, MATRIX}
+
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_odd_norms_beside_sound_matrices_are_left_alone(tag):
+    rng = np.random.default_rng(0)
+    sound = {MATRIX: 0.02 * rng.normal(size=70_000)}
+    for mean in (0.008, 0.01, 1.8, 2.5):
+        norms = {name: mean * (1 + 0.01 * rng.normal(size=896)) for name in (*NORMS, FINAL)}
+        assert judge(sound | norms, tag, tag) == {}, mean
+
+
+@pytest.mark.parametrize("tag", TAGS)
 def test_what_says_nothing_itself_follows_the_tensors_of_its_tag(tag):
     rng = np.random.default_rng(0)
     named = {
