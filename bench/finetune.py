@@ -16,6 +16,7 @@ from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.files import write_bytes
 from apr_jax.model import init_params, to_named
 from apr_jax.train import TrainConfig, train
+from bench.shapes import QWEN2_5_0_5B
 from experiments import program
 
 _OUT = flags.DEFINE_string("out", "runs/bench", "Folder for the model, the shards and the run.")
@@ -25,22 +26,6 @@ _SEQ = flags.DEFINE_integer("seq_length", 2048, "Tokens a sequence.")
 _ATTENTION = flags.DEFINE_string("attention", "auto", "As experiments.finetune takes it.")
 _PARALLEL = flags.DEFINE_string("parallel", "pmap", "As experiments.finetune takes it.")
 _REMAT = flags.DEFINE_bool("remat", False, "As experiments.finetune takes it.")
-
-QWEN2_5_0_5B = Qwen2Config(
-    vocab_size=151_936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_layers=24,
-    num_heads=14,
-    num_kv_heads=2,
-    head_dim=64,
-    max_position_embeddings=32_768,
-    rope_theta=1e6,
-    rms_norm_eps=1e-6,
-    tied=True,
-    bos_token_id=151_643,
-    eos_token_id=151_643,
-)
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
-"""Export an `.apr` model as a HuggingFace folder, bit for bit, and verify it."""
+"""Export an `.apr` model as a HuggingFace folder or a GGUF file, and verify it."""
 
+import pathlib
 from typing import Any
 
 from absl import flags
@@ -12,7 +13,10 @@ from experiments.program import report, run
 
 _APR = flags.DEFINE_string("apr", None, "The model file.", required=True)
 _OUT = flags.DEFINE_string(
-    "out", None, "The folder: missing, empty, or an earlier export.", required=True
+    "out",
+    None,
+    "The folder: missing, empty, or an earlier export. Or a new file NAME.gguf.",
+    required=True,
 )
 _STRICT = flags.DEFINE_bool(
     "strict", True, "Refuse a file with oddities; --nostrict lists them in the report instead."
@@ -31,12 +35,14 @@ def main() -> int:
     except Oddity as oddity:
         raise UserError(f"{oddity}; --nostrict exports it all the same") from oddity
     summary = [
-        f"{values['folder']}: {values['parameters']:,} parameters in {values['tensors']} tensors, "
-        f"{_likeness(values)}",
-        f"files: {', '.join(values['files'])}",
+        f"{values.get('folder') or values['file']}: {values['parameters']:,} parameters in "
+        f"{values['tensors']} tensors, {_likeness(values)}",
+        *([f"files: {', '.join(values['files'])}"] if "files" in values else []),
+        *values["notes"],
         *(f"odd: {problem}" for problem in values["problems"]),
     ]
-    report(_OUT.value, values, summary)
+    folder = values.get("folder") or pathlib.Path(values["file"]).parent
+    report(folder, values, summary)
     return 0
 
 

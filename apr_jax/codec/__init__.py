@@ -1,6 +1,7 @@
-"""Checkpoints as bytes: `.apr` v2 and safetensors, in and out."""
+"""Checkpoints as bytes: `.apr` v2, safetensors and GGUF, in and out."""
 
 from apr_jax.codec.checkpoint import Checkpoint, open_checkpoint
+from apr_jax.codec.diff import TensorDiff, diff_checkpoints
 from apr_jax.codec.errors import AprError
 from apr_jax.codec.exporter import export_checkpoint
 from apr_jax.codec.importer import import_checkpoint

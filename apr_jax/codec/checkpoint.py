@@ -4,14 +4,15 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Buffer, Iterator
 from typing import Any, Self
 
 import numpy as np
 
-from apr_jax.codec import dtypes, folders, head
+from apr_jax.codec import claims, dtypes, embedded, folders, head, mislabel
 from apr_jax.codec.errors import (
     IncompleteModel,
+    Mislabelled,
     NoSuchTensor,
     Oddity,
     OutOfRange,
@@ -20,33 +21,37 @@ from apr_jax.codec.errors import (
     Unreadable,
     UnsupportedDtype,
 )
+from apr_jax.codec.gguf_file import GgufFile
 from apr_jax.codec.header import MAGIC
 from apr_jax.codec.hf_folder import CONFIG, HfFolder
 from apr_jax.codec.qwen2 import EMBEDDING, HEAD, Coverage, Qwen2Config, coverage
 from apr_jax.codec.reader import AprFile, open_apr
 
+_GGUF_MAGIC = b"GGUF"
+
 
 def open_checkpoint(
-    path: str | os.PathLike[str], *, strict: bool = False, dtype: Any = None
+    path: str | os.PathLike[str], *, strict: bool = False, dtype: Any = None, retag: bool = False
 ) -> "Checkpoint":
-    """Open a Qwen2 checkpoint: an `.apr` file, a HuggingFace folder, or a safetensors file.
+    """Open a Qwen2 or Llama checkpoint: `.apr`, HuggingFace folder, safetensors file or GGUF.
 
     Whether the head is tied is decided here. For `.apr` the tensors decide, which compares head and
     embedding where both are stored; for HuggingFace `config.json` does, and a stored head must not
-    contradict it.
+    contradict it; a GGUF without a head is tied.
 
     Args:
       path: the file or folder.
-      strict: refuse the oddities of an `.apr` file.
+      strict: refuse the oddities that `Checkpoint.problems` lists.
       dtype: the type in which every tensor is to be read; None leaves each in its own.
+      retag: read F16 tensors that hold BF16 as BF16, and the other way round.
 
     Raises:
       AprError: the file is not readable or contradicts itself.
-      ConfigError: the configuration is incomplete or not plain Qwen2.
+      ConfigError: the configuration is incomplete or not plain Qwen2 or Llama.
     """
     source = _open_source(pathlib.Path(path))
     try:
-        checkpoint = Checkpoint(source, dtype)
+        checkpoint = Checkpoint(source, dtype, retag=retag)
         if strict and checkpoint.problems:
             raise checkpoint.problems[0]
     except BaseException:
@@ -55,19 +60,23 @@ def open_checkpoint(
     return checkpoint
 
 
+_Source = AprFile | HfFolder | GgufFile
+
+
 class Checkpoint:
     """A model's configuration and its tensors, read lazily. A context manager.
 
     Attributes:
       path: the file or folder.
-      format: "apr" or "safetensors".
+      format: "apr", "safetensors" or "gguf".
       config: the numbers of the architecture; `config.tied` has been verified by the tensors.
       names: the parameters' names; a tied head has none.
       left_out: the stored tensors that are not in `names`, each with the reason.
-      companions: the tokenizer and generation files that travel with the model.
+      companions: the tokenizer and generation files that lie beside the model.
+      retagged: the tensors that are read in another type than their tag says, each with the reason.
     """
 
-    def __init__(self, source: AprFile | HfFolder, dtype: Any = None) -> None:
+    def __init__(self, source: _Source, dtype: Any = None, *, retag: bool = False) -> None:
         self.path = pathlib.Path(source.path)
         self._source = source
         self._dtype = None if dtype is None else np.dtype(dtype)
@@ -76,20 +85,49 @@ class Checkpoint:
             tied = head.is_tied(source)
             self.config = Qwen2Config.from_apr(source.metadata, tied=tied, source=str(self.path))
             self.companions = folders.companions(folders.tokenizer_folder(self.path))
+        elif isinstance(source, GgufFile):
+            self.format = "gguf"
+            self.config = source.config
+            self.companions = []
         else:
             self.format = "safetensors"
             self.config = Qwen2Config.from_hf(source.config(), str(source.folder / CONFIG))
             head.require_agreement(source, self.config.tied)
             self.companions = folders.companions(source.folder)
+        wrong = self.mislabelled if retag else {}
+        self.retagged = {name: str(odd) for name, odd in wrong.items()}
         self.left_out = dict(self._left_out())
         self.names = [name for name in source.names if name not in self.left_out]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What an `.apr` file says beside its tensors; empty for other formats."""
+        return dict(self._source.metadata) if isinstance(self._source, AprFile) else {}
 
     @functools.cached_property
     def problems(self) -> list[Oddity]:
         """What is odd but not wrong, unraised. For `.apr` the first access reads the whole file."""
         if not isinstance(self._source, AprFile):
-            return []
-        return [*head.oddities(self._source, self.config.tied), *self._source.problems]
+            found: list[Oddity] = list(self.mislabelled.values())
+        else:
+            found = [*head.oddities(self._source, self.config.tied), *self._source.problems]
+        return [odd for odd in found if odd.tensor not in self.retagged]
+
+    @functools.cached_property
+    def mislabelled(self) -> dict[str, Mislabelled]:
+        """The tensors tagged F16 that hold BF16, or the other way round, judged by a sample."""
+        return mislabel.oddities(self._source)
+
+    def companion_files(self) -> dict[str, bytes]:
+        """What travels with the model, content by name: files beside it, or its own vocabulary."""
+        if self.companions:
+            return {file.name: file.read_bytes() for file in self.companions}
+        return self._embedded[0]
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not come along, such as a vocabulary whose pre-tokeniser is not known."""
+        return [] if self.companions else self._embedded[1]
 
     def coverage(self) -> Coverage:
         """How names and shapes compare with what the configuration needs, both ways."""
@@ -104,8 +142,22 @@ class Checkpoint:
         found = self.coverage()
         if not found.complete:
             raise IncompleteModel(
-                self.path, f"{found.describe()}; take tensors and configuration of one model"
+                self.path,
+                f"{claims.contradiction(self.config, found, self.names)}{found.describe()}; "
+                "take tensors and configuration of one model",
+                coverage=found,
             )
+
+    def require_true_types(self) -> None:
+        """Check that no tensor tagged F16 holds BF16, or the other way round.
+
+        Raises:
+          Mislabelled: the first such tensor, with the evidence and how many there are.
+        """
+        wrong = {name: odd for name, odd in self.mislabelled.items() if name not in self.retagged}
+        for odd in wrong.values():
+            others = f" (one of {len(wrong)} such tensors)" if len(wrong) > 1 else ""
+            raise Mislabelled(self.path, f"{odd.why}{others}", tensor=odd.tensor)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of one tensor; matrices are [out, in]."""
@@ -117,20 +169,44 @@ class Checkpoint:
         Raises:
           UnsupportedDtype: safetensors has types that `.apr` has not.
         """
+        native = dtypes.BY_NAME[self.stored(name)].numpy
+        if self._dtype is not None:
+            return self._dtype
+        return np.dtype(np.float32) if native is None else native
+
+    def stored(self, name: str) -> str:
+        """The `.apr` name of the type in which the tensor is stored.
+
+        Raises:
+          UnsupportedDtype: safetensors has types that `.apr` has not.
+        """
         stored = self._source.info(name).dtype
-        row = dtypes.BY_NAME.get(stored)
-        if row is None:
+        if stored not in dtypes.BY_NAME:
             raise UnsupportedDtype(
                 self.path, f"has type {stored}, which .apr files cannot hold", tensor=name
             )
-        if self._dtype is not None:
-            return self._dtype
-        return np.dtype(np.float32) if row.numpy is None else row.numpy
+        return mislabel.OTHER[stored] if name in self.retagged else stored
+
+    def raw(self, name: str) -> Buffer:
+        """The bytes of one tensor as `stored` has them."""
+        return self._source.raw(name)
+
+    @property
+    def decoded(self) -> dict[str, str]:
+        """The tensors of types that `.apr` has not, read as float32, each with GGUF's type."""
+        if not isinstance(self._source, GgufFile):
+            return {}
+        infos = {name: self._source.info(name) for name in self.names}
+        return {name: info.stored for name, info in infos.items() if info.stored != info.dtype}
+
+    @property
+    def is_cast(self) -> bool:
+        """Whether every tensor is read in one type that was asked for."""
+        return self._dtype is not None
 
     def is_quantised(self, name: str) -> bool:
         """Whether `read` decodes the tensor, from a type that NumPy has not."""
-        row = dtypes.BY_NAME.get(self._source.info(name).dtype)
-        return row is not None and row.numpy is None
+        return dtypes.BY_NAME[self.stored(name)].numpy is None
 
     def nbytes(self, name: str) -> int:
         """The size of what `read` returns, in bytes."""
@@ -149,6 +225,8 @@ class Checkpoint:
             raise NoSuchTensor(self.path, self.left_out[name], tensor=name)
         self.dtype(name)
         array = self._source.read(name)
+        if name in self.retagged:
+            array = array.view(mislabel.TAGS[self.stored(name)])
         if array.shape != self.shape(name):
             raise SizeMismatch(
                 self.path,
@@ -181,6 +259,12 @@ class Checkpoint:
             )
         return cast
 
+    @functools.cached_property
+    def _embedded(self) -> tuple[dict[str, bytes], list[str]]:
+        if isinstance(self._source, GgufFile):
+            return embedded.of_gguf(self._source)
+        return embedded.of_apr(self._source) if isinstance(self._source, AprFile) else ({}, [])
+
     def _left_out(self) -> Iterator[tuple[str, str]]:
         for name in self._source.names:
             if name == HEAD and self.config.tied:
@@ -189,7 +273,7 @@ class Checkpoint:
                 yield name, "a buffer that follows from rope_theta, not a parameter"
 
 
-def _open_source(path: pathlib.Path) -> AprFile | HfFolder:
+def _open_source(path: pathlib.Path) -> _Source:
     if path.is_dir():
         return HfFolder(path)
     try:
@@ -199,12 +283,10 @@ def _open_source(path: pathlib.Path) -> AprFile | HfFolder:
         raise Unreadable(path, f"cannot be read ({error.strerror})") from error
     if magic == MAGIC or path.suffix == ".apr":
         return open_apr(path)
-    if magic == b"GGUF":
-        raise UnknownFormat(
-            path, "is a GGUF file, which is not supported yet; use the HuggingFace folder instead"
-        )
+    if magic == _GGUF_MAGIC or path.suffix == ".gguf":
+        return GgufFile(path)
     if path.suffix == ".safetensors":
         return HfFolder(path)
     raise UnknownFormat(
-        path, "is neither an .apr file, nor a HuggingFace folder, nor a .safetensors file"
+        path, "is neither an .apr or GGUF file, nor a HuggingFace folder, nor a .safetensors file"
     )

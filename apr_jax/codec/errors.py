@@ -6,8 +6,12 @@ opening: the reader lists it, unraised, in `.problems`, and raises it when asked
 """
 
 import os
+import typing
 
 from apr_jax.errors import UserError
+
+if typing.TYPE_CHECKING:
+    from apr_jax.codec.qwen2 import Coverage
 
 
 class AprError(UserError):
@@ -138,6 +142,18 @@ class HeadClaim(Oddity):
     """The metadata says that the head is tied to the embedding, the tensors say otherwise."""
 
 
+class ArchitectureClaim(Oddity):
+    """Two entries of the metadata name different architectures, or different numbers for one."""
+
+
+class Mislabelled(Oddity):
+    """A tensor is tagged F16 but holds BF16, or the other way round."""
+
+    def __init__(self, path: str | os.PathLike[str], why: str, *, tensor: str | None) -> None:
+        super().__init__(path, why, tensor=tensor)
+        self.why = why
+
+
 class NoSuchTensor(AprError, KeyError):
     """The file has no tensor of that name."""
 
@@ -184,6 +200,10 @@ class InvalidSafetensors(AprError):
     """A safetensors file is damaged, or does not hold what the index says."""
 
 
+class InvalidGguf(AprError):
+    """A GGUF file is damaged, or holds what no writer of the format produces."""
+
+
 class InvalidJson(AprError):
     """A JSON file of a HuggingFace folder is not an object."""
 
@@ -197,7 +217,15 @@ class HeadError(AprError):
 
 
 class IncompleteModel(AprError):
-    """Tensors are missing, left over, or of another shape than the configuration needs."""
+    """Tensors are missing, left over, or of another shape than the configuration needs.
+
+    Attributes:
+      coverage: all of them; the message names the first of each kind.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], message: str, *, coverage: "Coverage") -> None:
+        super().__init__(path, message)
+        self.coverage = coverage
 
 
 class VerificationFailed(AprError):
@@ -206,3 +234,7 @@ class VerificationFailed(AprError):
 
 class FolderInUse(AprError):
     """The output folder holds files that an earlier export did not write."""
+
+
+class TokenizerLeftOut(AprError):
+    """A vocabulary cannot be put into another format without guessing how it cuts text."""

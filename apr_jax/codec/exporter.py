@@ -1,4 +1,4 @@
-"""From `.apr` to a HuggingFace folder that `transformers` loads."""
+"""From `.apr` to a HuggingFace folder that `transformers` loads, or to a GGUF file."""
 
 import os
 import pathlib
@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 from apr_jax.codec import dtypes, folders
 from apr_jax.codec.checkpoint import Checkpoint, open_checkpoint
 from apr_jax.codec.compare import verify_copy
-from apr_jax.codec.errors import UnknownFormat, UnsupportedDtype
+from apr_jax.codec.errors import FolderInUse, UnknownFormat, UnsupportedDtype
+from apr_jax.codec.gguf_export import write_gguf
 from apr_jax.codec.hf_folder import CONFIG, INDEX, SINGLE
 from apr_jax.files import WriteError, read_json, write_json
 
@@ -29,15 +30,16 @@ def export_checkpoint(
     strict: bool = True,
     dtype: str | None = None,
 ) -> dict[str, Any]:
-    """Export an `.apr` model as a HuggingFace folder, read it back and compare.
+    """Export an `.apr` model as a HuggingFace folder or GGUF file, read it back and compare.
 
     The folder gets its name only when complete and verified. Tokenizer files come back from
     `NAME.tokenizer/` beside `NAME.apr`. `export_record.json` in it lists what was written; by it
-    a later export knows that it may replace the folder.
+    a later export knows that it may replace the folder. A GGUF file must not exist yet.
 
     Args:
       apr: the model file.
-      out: the folder; missing, empty, or an earlier export to which nothing was added.
+      out: the folder, missing, empty, or an earlier export to which nothing was added; or a path
+        that ends in `.gguf`.
       max_shard_bytes: tensors beyond this many bytes go to further files, with an index.
       strict: refuse a file with oddities, such as a wrong CRC.
       dtype: one of `EXPORT_DTYPES` for every tensor; None leaves each in its own, and decodes the
@@ -52,33 +54,63 @@ def export_checkpoint(
       WriteError: the operating system refused.
     """
     target = pathlib.Path(out)
-    _require_replaceable(target)
+    to_gguf = target.suffix == ".gguf"
+    if to_gguf and os.path.lexists(target):
+        raise FolderInUse(target, "exists already; remove it, or choose another name")
+    if not to_gguf:
+        _require_replaceable(target)
     if dtype not in (None, *EXPORT_DTYPES):
         raise UnsupportedDtype(apr, f"{dtype!r} is none of the types {', '.join(EXPORT_DTYPES)}")
     with open_checkpoint(apr, strict=strict, dtype=dtype) as checkpoint:
         if checkpoint.format != "apr":
             raise UnknownFormat(apr, "is not an .apr file; export takes one")
         checkpoint.require_complete()
+        if to_gguf:
+            return _export_gguf(checkpoint, target)
         with folders.atomic_folder(target) as folder:
             _write_tensors(checkpoint, folder, max_shard_bytes)
             write_json(folder / CONFIG, checkpoint.config.to_hf(_torch_dtype(checkpoint)))
-            folders.copy_files(checkpoint.companions, folder)
+            folders.write_files(checkpoint.companion_files(), folder)
             files = sorted(file.name for file in folder.iterdir())
             write_json(folder / RECORD, {"source": pathlib.Path(apr).name, "files": files})
             with open_checkpoint(folder) as copy:
                 verify_copy(checkpoint, copy)
         return {
-            "apr": os.fspath(apr),
             "folder": str(target),
             "files": files,
-            "tied_embeddings": checkpoint.config.tied,
-            "parameters": checkpoint.config.num_parameters(),
-            "tensors": len(checkpoint.names),
-            "left_out": checkpoint.left_out,
             "dtype": _torch_dtype(checkpoint),
             "decoded": [name for name in checkpoint.names if checkpoint.is_quantised(name)],
-            "problems": [str(problem) for problem in checkpoint.problems],
+            "notes": checkpoint.notes,
+            **_summary(checkpoint),
         }
+
+
+def _export_gguf(checkpoint: Checkpoint, target: pathlib.Path) -> dict[str, Any]:
+    done = write_gguf(checkpoint, target)
+    with open_checkpoint(target) as copy:
+        verify_copy(checkpoint, copy)
+    return {
+        "file": str(target),
+        "types": done.types,
+        "decoded": [
+            name
+            for name in checkpoint.names
+            if checkpoint.is_quantised(name) and done.types[name] != checkpoint.stored(name)
+        ],
+        "notes": done.notes,
+        **_summary(checkpoint),
+    }
+
+
+def _summary(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "apr": str(checkpoint.path),
+        "tied_embeddings": checkpoint.config.tied,
+        "parameters": checkpoint.config.num_parameters(),
+        "tensors": len(checkpoint.names),
+        "left_out": checkpoint.left_out,
+        "problems": [str(problem) for problem in checkpoint.problems],
+    }
 
 
 def _require_replaceable(target: pathlib.Path) -> None:

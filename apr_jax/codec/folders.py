@@ -5,7 +5,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from apr_jax.codec.errors import FolderInUse
 from apr_jax.files import WriteError
@@ -50,19 +50,19 @@ def require_only(folder: pathlib.Path, names: Iterable[str]) -> None:
         )
 
 
-def replace_companions(files: Sequence[pathlib.Path], folder: pathlib.Path) -> None:
-    """Make `folder` hold copies of `files` and nothing else; without files it is removed."""
+def replace_companions(files: Mapping[str, bytes], folder: pathlib.Path) -> None:
+    """Make `folder` hold `files`, content by name, and nothing else; without files it goes."""
     if files:
         with atomic_folder(folder) as new:
-            copy_files(files, new)
+            write_files(files, new)
     elif folder.exists():
         shutil.rmtree(folder)
 
 
-def copy_files(files: Iterable[pathlib.Path], folder: pathlib.Path) -> None:
-    """Copy the content of `files` into `folder` under their own names."""
-    for file in files:
-        shutil.copyfile(file, folder / file.name)
+def write_files(files: Mapping[str, bytes], folder: pathlib.Path) -> None:
+    """Write `files`, content by name, into `folder`."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
 
 
 @contextlib.contextmanager

@@ -73,6 +73,10 @@ class HfFolder:
         except SafetensorError as error:
             raise InvalidSafetensors(self.path, f"cannot be read ({error})", tensor=name) from error
 
+    def raw(self, name: str) -> np.ndarray:
+        """The stored bytes of one tensor, uint8 [n]."""
+        return np.ascontiguousarray(self.read(name)).reshape(-1).view(np.uint8)
+
     def close(self) -> None:
         """Close every shard."""
         self._stack.close()

@@ -1,5 +1,6 @@
-"""From a HuggingFace checkpoint to `.apr`: every tensor kept bit for bit, or quantised."""
+"""From a HuggingFace or GGUF checkpoint to `.apr`: every tensor bit for bit, or quantised."""
 
+import hashlib
 import math
 import os
 import pathlib
@@ -19,29 +20,38 @@ _QUANTISED_ELEMENTS = 1024
 
 
 def import_checkpoint(
-    source: str | os.PathLike[str], out: str | os.PathLike[str], *, quantize: str | None = None
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    quantize: str | None = None,
+    retag: bool = False,
 ) -> dict[str, Any]:
-    """Import a HuggingFace folder or safetensors file, then read the result back and compare.
+    """Import a HuggingFace folder, safetensors file or GGUF, then read it back and compare.
 
-    Tokenizer files travel along, into `NAME.tokenizer/` beside `NAME.apr`. The metadata holds,
+    Tokenizer files travel along, into `NAME.tokenizer/` beside `NAME.apr`; the vocabulary of a GGUF
+    becomes a tokenizer.json if its pre-tokeniser is a known one. The metadata holds,
     under `import_sha256`, the SHA-256 of each tensor's bytes in the source, so that two files can
     be told to be the same model.
 
     Args:
-      source: the folder, or a `.safetensors` file with its `config.json` beside it.
+      source: the folder, a `.safetensors` file with its `config.json` beside it, or a GGUF; with
+        `retag` also an `.apr` file.
       out: the `.apr` file, or a folder, which gets `model.apr`.
       quantize: one of `QUANTISED_TYPES`, or None. Biases, norms and tensors of fewer than 1024
         elements stay what they are.
+      retag: give F16 tensors that hold BF16 their true type, and the other way round; without it
+        they are refused.
 
     Returns:
       The report: paths, counts, what was left out and why, each tensor's type, shape and SHA-256 in
-      the source and its type in the file; under `quantised`, by name, the relative Frobenius error
+      the source and its type in the file; what was `retagged`, and what `decoded` from types that
+      `.apr` files have not; under `quantised`, by name, the relative Frobenius error
       of what the file gives back.
 
     Raises:
       AprError: the source is damaged, incomplete or not of a kind that can be imported, and nothing
         has been written; or `VerificationFailed`, the file differs from what it should hold.
-      ConfigError: `config.json` is incomplete or not plain Qwen2.
+      ConfigError: `config.json` is incomplete or not plain Qwen2 or Llama.
       WriteError: the operating system refused.
     """
     target = apr_path(out)
@@ -49,26 +59,35 @@ def import_checkpoint(
         raise UnsupportedDtype(target, f"{quantize!r} is none of {', '.join(QUANTISED_TYPES)}")
     tokenizer = folders.tokenizer_folder(target)
     folders.require_only(tokenizer, folders.COMPANIONS)
-    with open_checkpoint(source) as checkpoint:
-        if checkpoint.format == "apr":
-            raise UnknownFormat(source, "is an .apr file already; inspect or export it instead")
+    with open_checkpoint(source, retag=retag) as checkpoint:
+        if checkpoint.format == "apr" and not checkpoint.retagged:
+            wrong = "; none of its types is mislabelled" if retag else ""
+            raise UnknownFormat(
+                source, f"is an .apr file already{wrong}; inspect or export it instead"
+            )
+        for problem in checkpoint.problems:
+            raise problem
         checkpoint.require_complete()
+        files = checkpoint.companion_files()
         hashes = _hash(checkpoint)
         stored = {name: _stored_type(checkpoint, name, quantize) for name in checkpoint.names}
         errors, digests = _write(checkpoint, target, stored, _metadata(checkpoint, hashes, stored))
-        folders.replace_companions(checkpoint.companions, tokenizer)
+        folders.replace_companions(files, tokenizer)
         with open_checkpoint(target, strict=True) as copy:
             verify_copy(checkpoint, copy, digests=digests)
         return {
             "source": os.fspath(source),
             "apr": str(target),
-            "tokenizer": str(tokenizer) if checkpoint.companions else None,
-            "tokenizer_files": [file.name for file in checkpoint.companions],
+            "tokenizer": str(tokenizer) if files else None,
+            "tokenizer_files": sorted(files),
+            "notes": checkpoint.notes,
             "original_format": checkpoint.format,
             "tied_embeddings": checkpoint.config.tied,
             "parameters": checkpoint.config.num_parameters(),
             "bytes": target.stat().st_size,
             "left_out": checkpoint.left_out,
+            "retagged": checkpoint.retagged,
+            "decoded": checkpoint.decoded,
             "quantize": quantize,
             "quantised": errors,
             "tensors": {
@@ -93,14 +112,14 @@ def _hash(checkpoint: Checkpoint) -> dict[str, str]:
     hashes = {}
     with Progress("hash", len(checkpoint.names), "tensors") as progress:
         for name in checkpoint.names:
-            hashes[name] = digest(checkpoint.read(name))
+            hashes[name] = hashlib.sha256(checkpoint.raw(name)).hexdigest()
             progress.update()
     return hashes
 
 
 def _stored_type(checkpoint: Checkpoint, name: str, quantize: str | None) -> str:
     """The format's type for a tensor, by the reference importer's rule for which are quantised."""
-    own = dtypes.BY_NUMPY[checkpoint.dtype(name)].name
+    own = checkpoint.stored(name)
     large = math.prod(checkpoint.shape(name)) >= _QUANTISED_ELEMENTS
     kept = "bias" in name or "norm" in name or own not in dtypes.FLOATS
     return quantize if quantize and large and not kept else own
@@ -111,22 +130,28 @@ def _metadata(
 ) -> dict[str, Any]:
     """Nothing of the time or the machine: the same source gives the same file."""
     source = checkpoint.path.resolve()
-    return checkpoint.config.to_apr() | {
-        "model_type": "qwen2",
-        "name": (source if source.is_dir() else source.parent).name,
-        "original_format": checkpoint.format,
-        "param_count": checkpoint.config.num_parameters(),
-        "total_size": sum(
-            dtypes.BY_NAME[dtype].nbytes(checkpoint.shape(name)) for name, dtype in stored.items()
-        ),
-        "import_sha256": hashes,
-    }
+    folder = source if source.is_dir() else source.parent
+    return (
+        checkpoint.metadata
+        | checkpoint.config.to_apr()
+        | {
+            "model_type": checkpoint.config.architecture,
+            "name": folder.name if checkpoint.format == "safetensors" else source.stem,
+            "original_format": checkpoint.format,
+            "param_count": checkpoint.config.num_parameters(),
+            "total_size": sum(
+                dtypes.BY_NAME[dtype].nbytes(checkpoint.shape(name))
+                for name, dtype in stored.items()
+            ),
+            "import_sha256": hashes,
+        }
+    )
 
 
 def _write(
     checkpoint: Checkpoint, target: pathlib.Path, stored: dict[str, str], metadata: dict[str, Any]
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Write the file. Returns the errors of quantised tensors and the SHA-256 of their values."""
+    """Write the file; of tensors quantised here, the error and the SHA-256 of the new values."""
     declared = {name: ArraySpec(dtype, checkpoint.shape(name)) for name, dtype in stored.items()}
     errors, digests = {}, {}
     with (
@@ -134,10 +159,11 @@ def _write(
         Progress("write", len(declared), "tensors") as progress,
     ):
         for name in sorted(declared):
-            array = checkpoint.read(name)
-            data = writer.add(name, array)
-            if dtypes.BY_NAME[stored[name]].numpy is None:
-                values = quantised.decode(stored[name], data, array.shape)
+            if stored[name] == checkpoint.stored(name):
+                writer.add_raw(name, checkpoint.raw(name))
+            else:
+                array = checkpoint.read(name)
+                values = quantised.decode(stored[name], writer.add(name, array), array.shape)
                 errors[name], digests[name] = relative_error(array, values), digest(values)
             progress.update()
     return errors, digests

@@ -1,30 +1,31 @@
 """The Qwen2 architecture as files know it: its numbers, and one declaration per tensor.
 
+Llama is the same architecture without the biases of q, k and v: one field tells the two apart.
+
 Letters in shapes: V vocabulary rows, D hidden size, N query heads, K key-value heads,
 H head size, F feed-forward size.
 """
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import numpy as np
+from apr_jax.codec.fields import MOST_LAYERS, ConfigError, Fields
 
-from apr_jax.errors import UserError
+Architecture = Literal["qwen2", "llama"]
+
+# The class of `transformers` that computes each.
+HF_CLASSES: dict[str, str] = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+
+# What `config.json` may switch on, and changes the forward pass.
+_VARIANTS_OFF: dict[Architecture, dict[str, bool]] = {
+    "qwen2": {"use_sliding_window": False},
+    "llama": {"attention_bias": False, "mlp_bias": False},
+}
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
-
-# What a file may claim: sizes that index arrays, and no more layers than can be listed at once.
-_MOST = 2**31 - 1
-_MOST_LAYERS = 10_000
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-
-class ConfigError(UserError):
-    """A model's configuration lacks a value, contradicts itself or is not plain Qwen2."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Qwen2Config:
     initializer_range: float = 0.02
     bos_token_id: int | None = None
     eos_token_id: int | None = None
+    attention_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -63,6 +65,11 @@ class Qwen2Config:
         if self.head_dim % 2:
             raise ConfigError(f"head_dim={self.head_dim} is odd: RoPE rotates halves of a head")
 
+    @property
+    def architecture(self) -> Architecture:
+        """The name of the family, as `model_type` of HuggingFace and the keys of GGUF have it."""
+        return "qwen2" if self.attention_bias else "llama"
+
     @classmethod
     def from_hf(cls, config: Mapping[str, Any], source: str) -> "Qwen2Config":
         """Read a HuggingFace `config.json` (old and version 5 spellings); `source` is for messages.
@@ -71,20 +78,18 @@ class Qwen2Config:
           ConfigError: a missing key, a wrong type, another architecture, or a feature that
             changes the forward pass and is not part of plain Qwen2.
         """
-        model_type = config.get("model_type")
-        if model_type != "qwen2":
-            raise ConfigError(f"{source}: model_type is {model_type!r}, only 'qwen2' is supported")
-        _refuse_variants(config, source)
-        read = _Fields({**config, "rope_theta": _rope_theta(config, source)}, source)
+        family = require_architecture(config.get("model_type"), "model_type", source)
+        _refuse_variants(config, family, source)
+        read = Fields({**config, "rope_theta": _rope_theta(config, source)}, source)
         heads, hidden = read.count("num_attention_heads"), read.count("hidden_size")
         return cls(
             vocab_size=read.count("vocab_size"),
             hidden_size=hidden,
             intermediate_size=read.count("intermediate_size"),
-            num_layers=read.count("num_hidden_layers", most=_MOST_LAYERS),
+            num_layers=read.count("num_hidden_layers", most=MOST_LAYERS),
             num_heads=heads,
             num_kv_heads=read.count("num_key_value_heads"),
-            head_dim=_head_dim(config.get("head_dim"), hidden, heads, source),
+            head_dim=read.head_dim("head_dim", hidden, heads),
             max_position_embeddings=read.count("max_position_embeddings"),
             rope_theta=read.positive("rope_theta"),
             rms_norm_eps=read.positive("rms_norm_eps"),
@@ -92,6 +97,7 @@ class Qwen2Config:
             initializer_range=read.positive("initializer_range", default=0.02),
             bos_token_id=read.token("bos_token_id"),
             eos_token_id=read.token("eos_token_id"),
+            attention_bias=family == "qwen2",
         )
 
     @classmethod
@@ -101,26 +107,23 @@ class Qwen2Config:
         Raises:
           ConfigError: a missing key, another architecture, or interleaved RoPE.
         """
-        family = metadata.get("architecture") or metadata.get("hf_model_type")
-        if family != "qwen2":
-            raise ConfigError(
-                f"{source}: metadata names the architecture {family!r}, only 'qwen2' is supported"
-            )
+        claim = metadata.get("architecture") or metadata.get("hf_model_type")
+        family = require_architecture(claim, "the architecture in the metadata", source)
         if metadata.get("rope_type") != 2:
             raise ConfigError(
-                f"{source}: metadata has rope_type={metadata.get('rope_type')!r}, Qwen2 needs 2 "
+                f"{source}: metadata has rope_type={metadata.get('rope_type')!r}, {family} needs 2 "
                 "(split halves); import the model again from its source"
             )
-        read = _Fields(metadata, source)
+        read = Fields(metadata, source)
         heads, hidden = read.count("num_heads"), read.count("hidden_size")
         return cls(
             vocab_size=read.count("vocab_size"),
             hidden_size=hidden,
             intermediate_size=read.count("intermediate_size"),
-            num_layers=read.count("num_layers", most=_MOST_LAYERS),
+            num_layers=read.count("num_layers", most=MOST_LAYERS),
             num_heads=heads,
             num_kv_heads=read.count("num_kv_heads"),
-            head_dim=_head_dim(metadata.get("head_dim"), hidden, heads, source),
+            head_dim=read.head_dim("head_dim", hidden, heads),
             max_position_embeddings=read.count("max_position_embeddings"),
             rope_theta=read.positive("rope_theta"),
             rms_norm_eps=read.positive("rms_norm_eps"),
@@ -128,12 +131,13 @@ class Qwen2Config:
             initializer_range=read.positive("initializer_range", default=0.02),
             bos_token_id=read.token("tokenizer.bos_token_id"),
             eos_token_id=read.token("tokenizer.eos_token_id"),
+            attention_bias=family == "qwen2",
         )
 
     def to_hf(self, dtype: str) -> dict[str, Any]:
         """A `config.json` for `transformers` 4 and 5; `dtype` is PyTorch's name of a type."""
         return {
-            "architectures": ["Qwen2ForCausalLM"],
+            "architectures": [HF_CLASSES[self.architecture]],
             "attention_dropout": 0.0,
             "bos_token_id": self.bos_token_id,
             "dtype": dtype,
@@ -144,7 +148,7 @@ class Qwen2Config:
             "initializer_range": self.initializer_range,
             "intermediate_size": self.intermediate_size,
             "max_position_embeddings": self.max_position_embeddings,
-            "model_type": "qwen2",
+            "model_type": self.architecture,
             "num_attention_heads": self.num_heads,
             "num_hidden_layers": self.num_layers,
             "num_key_value_heads": self.num_kv_heads,
@@ -153,16 +157,16 @@ class Qwen2Config:
             "rope_parameters": {"rope_theta": self.rope_theta, "rope_type": "default"},
             "tie_word_embeddings": self.tied,
             "torch_dtype": dtype,
-            "use_sliding_window": False,
             "vocab_size": self.vocab_size,
+            **_VARIANTS_OFF[self.architecture],
         }
 
     def to_apr(self) -> dict[str, Any]:
         """The metadata keys of an `.apr` file, canonical spellings only."""
         metadata = {
-            "architecture": "qwen2",
-            "hf_architecture": "Qwen2ForCausalLM",
-            "hf_model_type": "qwen2",
+            "architecture": self.architecture,
+            "hf_architecture": HF_CLASSES[self.architecture],
+            "hf_model_type": self.architecture,
             "hidden_size": self.hidden_size,
             "num_layers": self.num_layers,
             "num_heads": self.num_heads,
@@ -188,14 +192,12 @@ class Qwen2Config:
         specs = {EMBEDDING: TensorSpec((self.vocab_size, D), "normal")}
         for layer in range(self.num_layers):
             at = f"model.layers.{layer}."
+            specs[f"{at}input_layernorm.weight"] = TensorSpec((D,), "ones")
+            for letter, width in (("q", NH), ("k", KH), ("v", KH)):
+                specs[f"{at}self_attn.{letter}_proj.weight"] = TensorSpec((width, D), "normal")
+                if self.attention_bias:
+                    specs[f"{at}self_attn.{letter}_proj.bias"] = TensorSpec((width,), "zeros")
             specs |= {
-                f"{at}input_layernorm.weight": TensorSpec((D,), "ones"),
-                f"{at}self_attn.q_proj.weight": TensorSpec((NH, D), "normal"),
-                f"{at}self_attn.q_proj.bias": TensorSpec((NH,), "zeros"),
-                f"{at}self_attn.k_proj.weight": TensorSpec((KH, D), "normal"),
-                f"{at}self_attn.k_proj.bias": TensorSpec((KH,), "zeros"),
-                f"{at}self_attn.v_proj.weight": TensorSpec((KH, D), "normal"),
-                f"{at}self_attn.v_proj.bias": TensorSpec((KH,), "zeros"),
                 f"{at}self_attn.o_proj.weight": TensorSpec((D, NH), "normal"),
                 f"{at}post_attention_layernorm.weight": TensorSpec((D,), "ones"),
                 f"{at}mlp.gate_proj.weight": TensorSpec((F, D), "normal"),
@@ -264,103 +266,52 @@ def coverage(config: Qwen2Config, shapes: Mapping[str, tuple[int, ...]]) -> Cove
     )
 
 
-class _Fields:
-    """Typed access to a JSON object, with errors that name the file and the key."""
+def require_architecture(claim: Any, key: str, source: str) -> Architecture:
+    """The family that a file names, if it is one of the two.
 
-    def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self._values, self._source = values, source
-
-    def count(self, key: str, most: int = _MOST) -> int:
-        value = self._get(key)
-        if not _is_integer(value) or not 0 < value <= most:
-            raise ConfigError(f"{self._source}: {key}={value!r} is not an integer from 1 to {most}")
-        return int(value)
-
-    def positive(self, key: str, default: float | None = None) -> float:
-        value = self._values.get(key)
-        if value is None:
-            value = self._get(key) if default is None else default
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value <= _FLOAT32_MAX
-        ):
-            raise ConfigError(f"{self._source}: {key}={value!r} is not a positive float32")
-        # .apr files hold these as float32; its shortest decimal is what their writers meant.
-        return float(str(np.float32(value))) if float(np.float32(value)) == value else float(value)
-
-    def token(self, key: str) -> int | None:
-        """A token id; of a list (several ends of sequence) the first."""
-        value = self._values.get(key)
-        if isinstance(value, list):
-            value = value[0] if value else None
-        if value is None:
-            return None
-        if not _is_integer(value) or not 0 <= value <= _MOST:
-            raise ConfigError(f"{self._source}: {key}={value!r} is not a token id")
-        return int(value)
-
-    def mapping(self, key: str) -> Mapping[str, Any]:
-        """An object; empty if the key is absent or null."""
-        value = self._values.get(key) or {}
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{self._source}: {key}={value!r} is not an object")
-        return value
-
-    def flag(self, key: str) -> bool:
-        value = self._get(key)
-        if not isinstance(value, bool):
-            raise ConfigError(f"{self._source}: {key}={value!r} is neither true nor false")
-        return value
-
-    def _get(self, key: str) -> Any:
-        value = self._values.get(key)
-        if value is None:
-            raise ConfigError(
-                f"{self._source}: has no {key}, and it is not guessed; add it to the file"
-            )
-        return value
+    Raises:
+      ConfigError: says which `key` of `source` names another.
+    """
+    if not isinstance(claim, str) or claim not in HF_CLASSES:
+        raise ConfigError(
+            f"{source}: {key} is {claim!r}, only {' and '.join(map(repr, HF_CLASSES))} "
+            "are supported"
+        )
+    return cast(Architecture, claim)
 
 
-def _refuse_variants(config: Mapping[str, Any], source: str) -> None:
+def _refuse_variants(config: Mapping[str, Any], family: Architecture, source: str) -> None:
     for key in ("rope_scaling", "rope_parameters"):
-        scaling = _Fields(config, source).mapping(key)
+        scaling = Fields(config, source).mapping(key)
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         if kind != "default":
             raise ConfigError(f"{source}: {key} {kind!r} is not supported, only plain RoPE is")
-    if config.get("use_sliding_window"):
-        raise ConfigError(f"{source}: use_sliding_window is on, only full attention is supported")
+    for key in _VARIANTS_OFF[family]:
+        if config.get(key):
+            raise ConfigError(f"{source}: {key} is on, which plain {family} has not")
     if config.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"{source}: hidden_act={config['hidden_act']!r}, Qwen2 has 'silu'")
+        raise ConfigError(f"{source}: hidden_act={config['hidden_act']!r}, {family} has 'silu'")
+    classes = config.get("architectures")
+    if classes and classes != [HF_CLASSES[family]]:
+        raise ConfigError(
+            f"{source}: architectures={classes!r} contradicts model_type={family!r}, "
+            f"whose language model is {HF_CLASSES[family]}"
+        )
 
 
 def _rope_theta(config: Mapping[str, Any], source: str) -> Any:
     """Version 4 of transformers has it at the top, version 5 among `rope_parameters`."""
-    rope = _Fields(config, source).mapping("rope_parameters")
+    rope = Fields(config, source).mapping("rope_parameters")
     unknown = sorted(set(rope) - {"rope_theta", "rope_type", "type"})
     if unknown:
         raise ConfigError(f"{source}: rope_parameters has {unknown[0]!r}, only plain RoPE is known")
     found = [v for v in (config.get("rope_theta"), rope.get("rope_theta")) if v is not None]
     if len(found) == 2 and found[0] != found[1]:
         raise ConfigError(
-            f"{source}: rope_theta is {found[0]!r} but rope_parameters has {found[1]!r}; keep one"
+            f"{source}: rope_theta is {found[0]!r}, but {found[1]!r} in rope_parameters; "
+            "keep the true one"
         )
     return found[0] if found else None
-
-
-def _head_dim(value: Any, hidden: int, heads: int, source: str) -> int:
-    if value is not None:
-        return _Fields({"head_dim": value}, source).count("head_dim")
-    if hidden % heads:
-        raise ConfigError(
-            f"{source}: hidden_size={hidden} does not divide among {heads} heads, "
-            "and there is no head_dim"
-        )
-    return hidden // heads
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _some(texts: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from apr_jax.codec import dtypes, health, quantised
+from apr_jax.codec import claims, dtypes, health, mislabel, quantised
 from apr_jax.codec import metadata as metadata_lib
 from apr_jax.codec.errors import (
     ClosedError,
@@ -72,16 +72,18 @@ class AprFile:
 
         The first access reads the whole file for its CRC.
         """
-        return list(
-            health.oddities(
+        return [
+            *claims.oddities(self.metadata, self.path),
+            *health.oddities(
                 self._open(),
                 self.header,
                 self._spelt_metadata,
                 self._entries,
                 self._index_end,
                 self.path,
-            )
-        )
+            ),
+            *mislabel.oddities(self).values(),
+        ]
 
     def info(self, name: str) -> TensorInfo:
         """Type, shape and place of one tensor.

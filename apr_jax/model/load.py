@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from apr_jax.codec import Checkpoint, Coverage, open_checkpoint
+from apr_jax.codec import Checkpoint, open_checkpoint
+from apr_jax.codec.claims import contradiction
 from apr_jax.errors import UserError
 from apr_jax.model.params import to_tree
 from apr_jax.model.qwen2 import Qwen2
@@ -25,7 +26,7 @@ def load_model(
     remat: bool = False,
     param_dtype: Any = jnp.float32,
 ) -> tuple[Qwen2, dict[str, Any]]:
-    """Read an `.apr` file, a HuggingFace folder or a safetensors file.
+    """Read an `.apr` file, a HuggingFace folder, a safetensors file or a GGUF.
 
     Args:
       compute_dtype, attention_impl, remat: as `Qwen2` takes them.
@@ -36,11 +37,12 @@ def load_model(
       `model.apply({"params": params}, ids_BT)` gives logits.
 
     Raises:
-      AprError, ConfigError: the file is damaged, incomplete, or not plain Qwen2.
+      AprError, ConfigError: the file is damaged, mislabelled, or not plain Qwen2 or Llama.
       LoadError: tensors missing, superfluous, of another shape or not finite.
     """
     with open_checkpoint(path) as checkpoint:
         _check_coverage(checkpoint)
+        checkpoint.require_true_types()
         named = {name: _read(checkpoint, name, param_dtype) for name in checkpoint.names}
         model = Qwen2(checkpoint.config, compute_dtype, attention_impl, remat)
     return model, jax.device_put(to_tree(named))
@@ -49,23 +51,8 @@ def load_model(
 def _check_coverage(checkpoint: Checkpoint) -> None:
     coverage = checkpoint.coverage()
     if not coverage.complete:
-        family = _family(coverage, checkpoint.config.num_layers)
+        family = contradiction(checkpoint.config, coverage, checkpoint.names)
         raise LoadError(f"{checkpoint.path}: {family}{coverage.describe()}")
-
-
-def _family(coverage: Coverage, num_layers: int) -> str:
-    """What a known pattern of differences means."""
-    if any(".q_norm." in name for name in coverage.extra):
-        return (
-            "metadata says qwen2, but the tensors are of qwen3 (q_norm), which is not supported; "
-        )
-    biases = [name for name in coverage.missing if name.endswith("_proj.bias")]
-    if len(biases) == 3 * num_layers:
-        return (
-            f"all {len(biases)} biases of q, k and v are missing, as programs for Llama leave "
-            "them; without them Qwen2 computes something else, so convert its source again; "
-        )
-    return ""
 
 
 def _read(checkpoint: Checkpoint, name: str, dtype: Any) -> np.ndarray:

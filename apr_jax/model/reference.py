@@ -72,10 +72,10 @@ class _Pass:
         return self._keep(at, h_BTD + self._feed_forward(f"{at}.mlp", x_BTD))
 
     def _attention(self, at: str, x_BTD: np.ndarray) -> np.ndarray:
-        (B, T, _), H = x_BTD.shape, self.config.head_dim
-        q_BTNH = self._linear(f"{at}.q_proj", x_BTD, bias=True).reshape(B, T, -1, H)
-        k_BSKH = self._linear(f"{at}.k_proj", x_BTD, bias=True).reshape(B, T, -1, H)
-        v_BSKH = self._linear(f"{at}.v_proj", x_BTD, bias=True).reshape(B, T, -1, H)
+        (B, T, _), H, bias = x_BTD.shape, self.config.head_dim, self.config.attention_bias
+        q_BTNH = self._linear(f"{at}.q_proj", x_BTD, bias=bias).reshape(B, T, -1, H)
+        k_BSKH = self._linear(f"{at}.k_proj", x_BTD, bias=bias).reshape(B, T, -1, H)
+        v_BSKH = self._linear(f"{at}.v_proj", x_BTD, bias=bias).reshape(B, T, -1, H)
         q_BTNH = self._keep(f"{at}.q_rope", self._rotate(q_BTNH))
         k_BSKH = self._keep(f"{at}.k_rope", self._rotate(k_BSKH))
         group = self.config.num_heads // self.config.num_kv_heads

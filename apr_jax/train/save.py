@@ -30,8 +30,9 @@ def save_model(path: pathlib.Path, named: Mapping[str, Any], config: TrainConfig
     """
     with open_checkpoint(config.init) as init:
         metadata = _carried_over(init) | init.config.to_apr() | _provenance(config)
+        metadata["model_type"] = init.config.architecture
         metadata["param_count"] = init.config.num_parameters()
-        companions = init.companions
+        companions = init.companion_files()
         dtypes = {name: _DTYPES.get(config.save_dtype, init.dtype(name)) for name in init.names}
         declared = {name: ArraySpec(dtype, init.shape(name)) for name, dtype in dtypes.items()}
     with AprWriter(path, declared, metadata) as writer:
@@ -66,7 +67,6 @@ def _carried_over(init: Checkpoint) -> dict[str, Any]:
 def _provenance(config: TrainConfig) -> dict[str, Any]:
     init = pathlib.Path(config.init)
     return {
-        "model_type": "qwen2",
         "name": f"{init.stem}-{config.mode}",
         "source": init.name,
         "apr_jax.training": {

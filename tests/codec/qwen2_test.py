@@ -95,7 +95,8 @@ def test_of_several_ends_of_sequence_the_first_counts():
 @pytest.mark.parametrize(
     "change",
     [
-        {"architecture": "llama"},
+        {"architecture": "mistral"},
+        {"architecture": ["qwen2"]},
         {"rope_type": 0},
         {"rope_type": None},
         {"num_layers": 2**62},

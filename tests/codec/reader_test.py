@@ -26,6 +26,7 @@ ODDITIES = {
     "odd_tensor_byte_flipped.apr": [errors.FooterMismatch],
     "odd_alias_duplicate.apr": [errors.MetadataAlias],
     "legacy_null_alias.apr": [errors.MetadataAlias],
+    "qwen2_bf16_tagged_f16.apr": [errors.Mislabelled] * 26,
 }
 LEAF_CLASSES = {
     "bad_magic_APR2.apr": errors.InvalidMagic,

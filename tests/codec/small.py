@@ -61,12 +61,14 @@ def hf_folder(
     values: Mapping[str, np.ndarray],
     *,
     tied: bool = True,
+    model: Qwen2Config | None = None,
     files: Mapping[str, str] | None = None,
     shards: int = 1,
 ) -> pathlib.Path:
     """Write a HuggingFace folder; `files` are further ones by name and content."""
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config(tied=tied).to_hf("bfloat16")))
+    hf_config = (model or config(tied=tied)).to_hf("bfloat16")
+    (folder / "config.json").write_text(json.dumps(hf_config))
     for name, text in (files or {}).items():
         (folder / name).write_text(text)
     if shards == 1:

@@ -50,3 +50,23 @@ def test_bad_input_and_bad_usage(tmp_path):
     assert done.stderr.count("\n") == 1 and not done.stdout
     assert program("--out=x").returncode == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_incomplete_model_is_told_in_full_in_the_report(tmp_path):
+    values = {name: array for name, array in small.tensors().items() if "mlp" not in name}
+    folder = small.hf_folder(tmp_path / "hf", values)
+    done = program(f"--source={folder}", f"--out={tmp_path / 'out/a.apr'}")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "6 missing (" in done.stderr and "up_proj.weight, ...)" in done.stderr
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["status"] == "refused" and len(report["missing"]) == 6
+    assert report["extra"] == report["shape_mismatch"] == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.json"]
+
+
+def test_a_mislabelled_file_is_repaired_when_asked(tmp_path):
+    source = f"--source={small.DATA / 'qwen2_bf16_tagged_f16.apr'}"
+    assert program(source, f"--out={tmp_path / 'a.apr'}").returncode == 2
+    done = program(source, f"--out={tmp_path / 'a.apr'}", "--retag")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("retagged: ") == 26

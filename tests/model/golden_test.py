@@ -28,6 +28,7 @@ def load(case: str) -> tuple[Qwen2Config, dict[str, np.ndarray], np.ndarray, np.
 
 def test_every_mix_is_recorded() -> None:
     configs = [Qwen2Config.from_hf(case["config"], name) for name, case in CASES.items()]
+    assert {c.tied for c in configs if c.architecture == "llama"} == {True, False}
     mixes = {(c.tied, c.num_heads // c.num_kv_heads, c.head_dim) for c in configs}
     assert mixes == {
         (tied, group, head_dim)

@@ -108,12 +108,14 @@ def test_one_missing_bias_is_not_taken_for_all(tmp_path: pathlib.Path) -> None:
 def test_tensors_of_another_family_are_told_so(tmp_path: pathlib.Path) -> None:
     named = small.weights()
     named["model.layers.0.self_attn.q_norm.weight"] = np.ones(16, np.float32)
-    with pytest.raises(LoadError, match="metadata says qwen2, but the tensors are of qwen3"):
+    with pytest.raises(LoadError, match="says qwen2, but the tensors are of qwen3"):
         load_model(write(tmp_path, named))
 
 
 def test_metadata_of_another_family_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ConfigError, match="'llama'"):
+    with pytest.raises(ConfigError, match="'mistral'"):
+        load_model(write(tmp_path, small.weights(), architecture="mistral"))
+    with pytest.raises(LoadError, match="says llama, but the tensors are of qwen2"):
         load_model(write(tmp_path, small.weights(), architecture="llama"))
 
 

@@ -16,7 +16,10 @@ BATCH, LENGTH = 2, 33
 
 
 def cases() -> dict[str, dict[str, object]]:
-    """A `config.json` for each mix of head size, query heads a kv head, and tied or own head."""
+    """A `config.json` for each mix of head size, query heads a kv head, and tied or own head.
+
+    All of Qwen2; of Llama, which lacks some biases alone, one with each kind of head.
+    """
     configs = {}
     for head_dim, group, tied in itertools.product((64, 128), (1, 2, 6, 7, 8), (True, False)):
         name = f"h{head_dim}_g{group}_{'tied' if tied else 'untied'}"
@@ -34,14 +37,20 @@ def cases() -> dict[str, dict[str, object]]:
             "rms_norm_eps": 1e-6 if head_dim == 64 else 1e-5,
             "tie_word_embeddings": tied,
         }
+    for head in ("tied", "untied"):
+        # `transformers` wants the hidden size of a Llama to be a multiple of the heads.
+        changes = {"model_type": "llama", "hidden_size": 48}
+        configs[f"llama_{head}"] = configs[f"h64_g6_{head}"] | changes
     return configs
 
 
-def build(config: dict[str, object], seed: int) -> transformers.Qwen2ForCausalLM:
+def build(config: dict[str, object], seed: int) -> transformers.PreTrainedModel:
     """HuggingFace's model in float32 with our weights."""
     rope = {"rope_type": "default", "rope_theta": config["rope_theta"]}
-    model = transformers.Qwen2ForCausalLM(
-        transformers.Qwen2Config(**config, rope_parameters=rope, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(
+            **config, rope_parameters=rope, attn_implementation="eager"
+        )
     )
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if config["tie_word_embeddings"]:

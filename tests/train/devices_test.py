@@ -1,27 +1,14 @@
 """Choices that follow from the devices, and the arithmetic of utilisation."""
 
+import dataclasses
 import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.train import TrainError, devices
-
-QWEN2_5_0_5B = Qwen2Config(
-    vocab_size=151_936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_layers=24,
-    num_heads=14,
-    num_kv_heads=2,
-    head_dim=64,
-    max_position_embeddings=32_768,
-    rope_theta=1e6,
-    rms_norm_eps=1e-6,
-    tied=True,
-)
+from bench.shapes import QWEN2_5_0_5B
 
 
 def test_flops_of_the_half_billion_model():
@@ -30,8 +17,6 @@ def test_flops_of_the_half_billion_model():
 
 
 def test_an_untied_embedding_is_looked_up_and_not_multiplied():
-    import dataclasses
-
     untied = dataclasses.replace(QWEN2_5_0_5B, tied=False)
     assert devices.flops_per_token(untied, 8) == devices.flops_per_token(QWEN2_5_0_5B, 8)
 

@@ -10,26 +10,13 @@ import numpy as np
 import optax
 import pytest
 
-from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.model.params import init_params, to_named
 from apr_jax.model.qwen2 import Qwen2
 from apr_jax.train.config import TrainConfig
 from apr_jax.train.optimizer import make_optimizer
 from apr_jax.train.step import TrainState, eval_step, train_step
+from tests.train.fixtures import TINY as CONFIG
 
-CONFIG = Qwen2Config(
-    vocab_size=61,
-    hidden_size=32,
-    intermediate_size=48,
-    num_layers=2,
-    num_heads=4,
-    num_kv_heads=2,
-    head_dim=8,
-    max_position_embeddings=64,
-    rope_theta=1e6,
-    rms_norm_eps=1e-6,
-    tied=True,
-)
 MODEL = Qwen2(CONFIG)
 SETTINGS = TrainConfig(
     init="", shards="", val_shards="", out="", steps=20, lr=1e-2, warmup_steps=4, clip=0.5

@@ -1,0 +1,55 @@
+"""Companions that a model file holds in itself: its vocabulary and its chat template, as files."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from apr_jax.codec.bpe import Bpe
+from apr_jax.codec.errors import TokenizerLeftOut
+from apr_jax.codec.gguf_file import GgufFile
+from apr_jax.codec.reader import AprFile
+
+GGML = "tokenizer.ggml."
+TEMPLATE = "tokenizer.chat_template"
+
+# How `.apr` metadata names what GGUF keeps under `tokenizer.ggml.`.
+_APR_KEYS = {
+    "tokens": "tokenizer.vocabulary",
+    "merges": "tokenizer.merges",
+    "token_type": "tokenizer.token_type",
+    "model": "tokenizer.model",
+    "pre": "tokenizer.pre_type",
+    "bos_token_id": "tokenizer.bos_token_id",
+    "add_bos_token": "tokenizer.add_bos_token",
+}
+
+Embedded = tuple[dict[str, bytes], list[str]]
+
+
+def of_gguf(file: GgufFile) -> Embedded:
+    """The files that a GGUF yields, content by name, and notes on what it does not yield."""
+    keys = {
+        key.removeprefix(GGML): value for key, value in file.keys.items() if key.startswith(GGML)
+    }
+    keys |= {key: file.array(GGML + key) for key in ("tokens", "token_type", "merges")}
+    return _files(keys, file.keys.get(TEMPLATE), file)
+
+
+def of_apr(file: AprFile) -> Embedded:
+    """The files that the metadata of an `.apr` file yields, and notes, as for a GGUF."""
+    keys = {key: file.metadata.get(own) for key, own in _APR_KEYS.items()}
+    return _files(keys, file.metadata.get("chat_template"), file)
+
+
+def _files(keys: Mapping[str, Any], template: Any, file: GgufFile | AprFile) -> Embedded:
+    files: dict[str, bytes] = {}
+    notes = []
+    if keys.get("tokens"):
+        try:
+            content = Bpe.from_keys(keys, file.path).to_json(file.path)
+            files["tokenizer.json"] = json.dumps(content, indent=2, ensure_ascii=False).encode()
+        except TokenizerLeftOut as error:
+            notes.append(f"tokenizer left out: {error}")
+    if isinstance(template, str) and files:
+        files["chat_template.jinja"] = template.encode()
+    return files, notes

@@ -1,0 +1,213 @@
+"""Is a tensor tagged F16 really BF16, or the other way round? Its 16-bit words tell.
+
+F16 has 5 exponent bits where BF16 has 8. Reading BF16 as F16 divides every log-magnitude by eight
+and lands all of [2^-23, 512) in [0.25, 4); reading F16 as BF16 multiplies by eight. Numbers that
+scatter around zero, as matrices and biases do, give that away at any scale: their quartiles lie one
+to three octaves apart. The weights of a norm do not scatter around zero, so most readings of them
+are possible ones: only the impossible are decided alone, the others with the tensors of their tag.
+"""
+
+import dataclasses
+import os
+from collections.abc import Buffer, Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+
+from apr_jax.codec.errors import AprError, Mislabelled
+
+TAGS = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+OTHER = {"F16": "BF16", "BF16": "F16"}
+
+_SAMPLE, _PIECES = 1 << 16, 16
+_FEW = 16
+"""Below so many values that are not zero, nothing is said."""
+_ENOUGH = 64
+"""From so many values on, a tensor that scatters around zero is decided alone."""
+_F16_IMAGE, _F16_SHARE = (0.25, 4.0), 0.999
+_F16_OCTAVES = 0.75
+"""Of a uniform distribution the quartiles are 1.58 octaves apart, of others more."""
+_LEVELS = 8
+"""Fewer magnitudes are those of F16's smallest numbers, or of weights with few values by design."""
+_BF16_OCTAVES = 8.0
+"""Quartiles of a true tensor are this far apart only if q3/q1 is 256."""
+_BF16_EMBEDDING, _BF16_ANY, _BF16_NORM = 1e-12, 1e-30, (1e-6, 1e3)
+_BF16_SMALL_NORM = 0.05
+"""The first norms of sound models can be smaller; their last, or most of them, are not."""
+_INFINITE = float(np.finfo(np.float64).max)
+_FINAL_NORM = "model.norm.weight"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Verdict:
+    """What the words of one tensor say of its tag: wrong, right or, with None, nothing sure.
+
+    `why` says what speaks against the tag.
+    """
+
+    wrong: bool | None
+    why: str = ""
+
+
+class Source(Protocol):
+    """What is asked of an open file."""
+
+    @property
+    def path(self) -> str | os.PathLike[str]: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    def info(self, name: str, /) -> Any: ...
+
+    def raw(self, name: str, /) -> Buffer: ...
+
+
+def oddities(source: Source) -> dict[str, Mislabelled]:
+    """The tensors of an open file that have a wrong tag, by name."""
+
+    def words(name: str) -> np.ndarray:
+        try:
+            data = np.frombuffer(source.raw(name), np.uint8)
+        except AprError:
+            return np.empty(0, np.uint16)  # bytes that are not there are another defect
+        return data[: data.size // 2 * 2].view(np.uint16)
+
+    tags = {name: source.info(name).dtype for name in source.names}
+    return {
+        name: Mislabelled(
+            source.path,
+            f"is tagged {tags[name]} but holds {OTHER[tags[name]]}: {why}; "
+            "import_checkpoint --retag writes a repaired file",
+            tensor=name,
+        )
+        for name, why in mislabelled(tags, words).items()
+    }
+
+
+def mislabelled(tags: Mapping[str, str], read_words: Callable[[str], np.ndarray]) -> dict[str, str]:
+    """The tensors with a wrong tag, each with the evidence in words.
+
+    Args:
+      tags: "F16" or "BF16" by name; other types may be among them and are passed over.
+      read_words: a tensor's words by name, uint16 [n]; a sample of them is looked at.
+    """
+    found: dict[str, str] = {}
+    for tag in TAGS:
+        names = [name for name, own in tags.items() if own == tag]
+        words = {name: _sample(read_words(name)) for name in names}
+        verdicts = {name: _judge(name, words[name], tag) for name in names}
+        for name in _convicted(verdicts):
+            why = verdicts[name].why or f"as do the others that are tagged {tag}"
+            found[name] = f"{_readings(words[name], tag)}; {why}"
+    return found
+
+
+def is_norm(name: str) -> bool:
+    """Whether the tensor is the weight of a norm, which does not scatter around zero."""
+    return name.endswith("norm.weight")
+
+
+def _convicted(verdicts: Mapping[str, _Verdict]) -> list[str]:
+    """Those decided alone, and the suspects where most of their kind are suspects."""
+    others = [verdict.wrong for name, verdict in verdicts.items() if not is_norm(name)]
+    # Writers get a type wrong for a whole file, and what scatters around zero is sure.
+    if True in others and False not in others:
+        return list(verdicts)
+    norms = [name for name in verdicts if is_norm(name)]
+    suspects = [name for name in norms if verdicts[name].why]
+    most = suspects if 2 * len(suspects) > len(norms) else []
+    return [name for name, verdict in verdicts.items() if verdict.wrong or name in most]
+
+
+def _judge(name: str, words: np.ndarray, tag: str) -> _Verdict:
+    if words.size < _FEW or not _plausible(name, words, OTHER[tag]):
+        return _Verdict(None)
+    magnitude = _magnitudes(words, tag)
+    octaves = _octaves(magnitude)
+    if tag == "BF16" and octaves > _BF16_OCTAVES:
+        return _Verdict(True, f"its quartiles are {octaves:.0f} octaves apart")
+    if is_norm(name):
+        return _judge_norm(name, words, tag)
+    median = float(np.median(magnitude))
+    if tag == "BF16":
+        least = _BF16_EMBEDDING if name.endswith("embed_tokens.weight") else _BF16_ANY
+        if median < least:
+            return _Verdict(True, f"no weights are as small as {median:.2g}")
+    elif _both_signs(words) and np.unique(magnitude).size >= _LEVELS:
+        low, high = _F16_IMAGE
+        share = float(np.mean((magnitude >= low) & (magnitude < high)))
+        if share >= _F16_SHARE or octaves < _F16_OCTAVES:
+            return _Verdict(
+                True if words.size >= _ENOUGH else None,
+                f"{share:.2%} of it lie in [{low}, {high}), its quartiles {octaves:.2f} octaves "
+                "apart, though it scatters around zero",
+            )
+    return _Verdict(False if words.size >= _ENOUGH else None)
+
+
+def _plausible(name: str, words: np.ndarray, tag: str) -> bool:
+    """Whether the words can be weights as `tag` has them: random bits are not, by either tag."""
+    magnitude = _magnitudes(words, tag)
+    least = 0.0 if is_norm(name) else _F16_OCTAVES
+    return magnitude.max() < _INFINITE and least <= _octaves(magnitude) <= _BF16_OCTAVES
+
+
+def _judge_norm(name: str, words: np.ndarray, tag: str) -> _Verdict:
+    """Norms start at 1 and spread as they learn: what hardly spreads has to be near 1."""
+    own, other = (_magnitudes(words, kind) for kind in (tag, OTHER[tag]))
+    median, otherwise = float(np.median(own)), float(np.median(other))
+    if np.ptp(words) == 0:
+        return _Verdict(True if otherwise == 1 else None, "where norms start, at 1")
+    low, high = _BF16_NORM
+    if tag == "BF16" and (own.max() > high or median < low):
+        return _Verdict(True, "no norm weighs so")
+    near_one = 0.75 < median < 1.34
+    if near_one or (tag == "F16" and not np.any(words & 7) and np.unique(words).size >= 8):
+        # Three empty bits at the end are what BF16 leaves when it is converted to F16.
+        return _Verdict(False)
+    spread = float(np.subtract(*np.quantile(own, [0.84, 0.16]))) / (2 * median)
+    if tag == "F16" and spread < 0.025 and 0.25 < otherwise < 16:
+        return _Verdict(True, f"spreads by {spread:.1%} only, away from 1 where norms start")
+    if tag == "BF16" and median < _BF16_SMALL_NORM and 0.75 < otherwise < 1.34:
+        return _Verdict(
+            True if name == _FINAL_NORM else None, "would all but silence what it weighs"
+        )
+    return _Verdict(None)
+
+
+def _readings(words: np.ndarray, tag: str) -> str:
+    if not words.size:
+        return "has no values but zeros"
+    own, other = (float(np.median(_magnitudes(words, kind))) for kind in (tag, OTHER[tag]))
+    return f"reads {own:.4g} in the median as {tag} and {other:.4g} as {OTHER[tag]}"
+
+
+def _magnitudes(words: np.ndarray, tag: str) -> np.ndarray:
+    """|x| as float64; NaN as infinity is."""
+    with np.errstate(invalid="ignore"):
+        values = np.abs(words.view(TAGS[tag]).astype(np.float64))
+    return np.nan_to_num(values, nan=_INFINITE, posinf=_INFINITE)
+
+
+def _octaves(magnitude: np.ndarray) -> float:
+    """How far apart the quartiles are."""
+    first, third = np.quantile(magnitude, [0.25, 0.75])
+    return float(np.log2(third / first))
+
+
+def _both_signs(words: np.ndarray) -> bool:
+    negative = np.count_nonzero(words >> 15)
+    return bool(0.05 < negative / words.size < 0.95)
+
+
+def _sample(words: np.ndarray) -> np.ndarray:
+    """Words that are not zero: all, or of a large tensor pieces from everywhere in it."""
+    if words.size > _SAMPLE:
+        pieces: Iterable[np.ndarray] = (
+            words[start : start + _SAMPLE // _PIECES]
+            for start in np.linspace(0, words.size - _SAMPLE // _PIECES, _PIECES).astype(int)
+        )
+        words = np.concatenate(list(pieces))
+    return words[(words & 0x7FFF) != 0]

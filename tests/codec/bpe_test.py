@@ -1,0 +1,141 @@
+"""A vocabulary inside a model file becomes a tokenizer.json with the model's ids, or a note."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+from gguf import TokenType
+
+from apr_jax.codec import export_checkpoint, import_checkpoint, open_checkpoint, write_apr
+from apr_jax.codec.bpe import _RULES, Bpe
+from apr_jax.codec.errors import TokenizerLeftOut
+from apr_jax.text import load_tokenizer
+from apr_jax.text.alphabet import SYMBOLS
+from apr_jax.text.pretokenizers import PATTERNS
+from tests.codec import ggufs, small
+
+MERGES = ["h e", "l l", "he ll", "hell o", "Ġ hello", "1 2", "Ġ Ġ"]
+ORDINARY = [*SYMBOLS, *(merge.replace(" ", "") for merge in MERGES)]
+SPECIAL = ["<|endoftext|>", "<tool>"]
+PADDED = ["[PAD265]", "[PAD266]"]
+TOKENS = [*ORDINARY, *SPECIAL, *PADDED]
+KINDS = [TokenType.NORMAL] * len(ORDINARY) + [TokenType.CONTROL, TokenType.USER_DEFINED]
+TYPES = [int(kind) for kind in KINDS] + [int(TokenType.UNUSED)] * 2
+TEXT = "hello hello  12 hello<|endoftext|>e\u0301<tool>\n  x"
+KEYS = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "qwen2",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": TYPES,
+    "tokenizer.ggml.merges": MERGES,
+    "tokenizer.chat_template": "{{ messages }}",
+}
+CONFIG = dataclasses.replace(small.config(), vocab_size=len(TOKENS))
+
+
+def gguf_file(path, keys):
+    values = {name: np.ones(spec.shape, np.float32) for name, spec in CONFIG.tensors().items()}
+    ggufs.write(path, CONFIG, values, keys=keys)
+    return path
+
+
+def test_the_files_of_a_gguf_give_the_ids_of_its_tokens(tmp_path):
+    report = import_checkpoint(gguf_file(tmp_path / "a.gguf", KEYS), tmp_path / "a.apr")
+    assert report["tokenizer_files"] == ["chat_template.jinja", "tokenizer.json"]
+    assert (tmp_path / "a.tokenizer/chat_template.jinja").read_text() == "{{ messages }}"
+    ours = load_tokenizer(tmp_path / "a.tokenizer")
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "a.tokenizer/tokenizer.json"))
+    ids = theirs.encode(TEXT).ids
+    assert ours.encode(TEXT).tolist() == ids
+    words = [TOKENS[id_] for id_ in ids]
+    assert words[:2] == ["hello", "Ġhello"] and "<|endoftext|>" in words and "<tool>" in words
+    assert "12" not in words  # Qwen2 cuts numbers into digits, whatever the merges would make
+    assert words[words.index("<|endoftext|>") + 1] == "Ã"  # NFC: one character, not two
+    assert ours.eos_id == TOKENS.index("<|endoftext|>")
+
+
+def test_the_vocabulary_goes_back_into_a_gguf(tmp_path):
+    import_checkpoint(gguf_file(tmp_path / "a.gguf", KEYS), tmp_path / "a.apr")
+    assert export_checkpoint(tmp_path / "a.apr", tmp_path / "b.gguf")["notes"] == []
+    with (
+        open_checkpoint(tmp_path / "a.gguf") as before,
+        open_checkpoint(tmp_path / "b.gguf") as after,
+    ):
+        assert after.companion_files() == before.companion_files() != {}
+
+
+def test_the_metadata_of_an_apr_file_serves_when_no_folder_lies_beside(tmp_path):
+    values = {name: np.ones(spec.shape, np.float32) for name, spec in CONFIG.tensors().items()}
+    own = {
+        "tokenizer.model": "gpt2",
+        "tokenizer.pre_type": "qwen2",
+        "tokenizer.vocabulary": TOKENS,
+        "tokenizer.token_type": TYPES,
+        "tokenizer.merges": MERGES,
+    }
+    write_apr(tmp_path / "a.apr", values, CONFIG.to_apr() | own)
+    export_checkpoint(tmp_path / "a.apr", tmp_path / "hf")
+    assert load_tokenizer(tmp_path / "hf").encode("hello").tolist() == [TOKENS.index("hello")]
+    del own["tokenizer.pre_type"]
+    write_apr(tmp_path / "b.apr", values, CONFIG.to_apr() | own)
+    report = export_checkpoint(tmp_path / "b.apr", tmp_path / "hf2")
+    assert "tokenizer.json" not in report["files"]
+    assert "pre-tokeniser is None, known are qwen2, llama-bpe" in report["notes"][0]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"tokenizer.ggml.pre": "deepseek-coder"}, "pre-tokeniser is 'deepseek-coder'"),
+        ({"tokenizer.ggml.model": "llama"}, "vocabulary is of kind 'llama'"),
+        ({"tokenizer.ggml.token_type": TYPES[:-1]}, "267 tokens but 266 types"),
+        ({"tokenizer.ggml.merges": [*MERGES, "q q"]}, "merge 'q' 'q' is not one of its tokens"),
+        ({"tokenizer.ggml.merges": ["q"]}, "merge 'q' is not two tokens"),
+        ({"tokenizer.ggml.tokens": ["b", *TOKENS[1:]]}, "token 'b' has ids 0 and 98"),
+    ],
+)
+def test_what_cannot_be_translated_is_left_out_with_a_note(tmp_path, change, message):
+    source = gguf_file(tmp_path / "a.gguf", KEYS | change)
+    report = import_checkpoint(source, tmp_path / "a.apr")
+    assert report["tokenizer"] is None and message in report["notes"][0]
+    assert not (tmp_path / "a.tokenizer").exists()
+
+
+def test_llama_3_cuts_numbers_by_three_and_begins_with_a_token(tmp_path):
+    keys = KEYS | {
+        "tokenizer.ggml.pre": "llama-bpe",
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.bos_token_id": TOKENS.index("<|endoftext|>"),
+    }
+    with open_checkpoint(gguf_file(tmp_path / "a.gguf", keys)) as checkpoint:
+        content = checkpoint.companion_files()["tokenizer.json"]
+    words = tokenizers.Tokenizer.from_str(content.decode()).encode("hello 1234").tokens
+    assert words == ["<|endoftext|>", "hello", "Ġ", "12", "3", "4"]
+    bpe = Bpe.from_json(json.loads(content), len(TOKENS), "f")
+    assert bpe.rule == "llama-bpe" and TOKENS[bpe.bos_id or 0] == "<|endoftext|>"
+    assert bpe.tokens == TOKENS and bpe.types == TYPES and bpe.merges == MERGES
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"type": "WordPiece", "vocab": {}, "merges": []}},
+        {"pre_tokenizer": {"type": "ByteLevel"}},
+        {"normalizer": None},
+        {"post_processor": {"type": "BertProcessing"}},
+        {"model": None},
+        {"model": {"type": "BPE", "vocab": {"a": 1000}, "merges": []}},
+    ],
+    ids=str,
+)
+def test_a_tokenizer_json_that_gguf_cannot_express(change):
+    content = Bpe("qwen2", TOKENS, TYPES, MERGES).to_json("f")
+    assert Bpe.from_json(content, len(TOKENS), "f").to_json("f") == content
+    with pytest.raises(TokenizerLeftOut):
+        Bpe.from_json(content | change, len(TOKENS), "f")
+
+
+def test_both_rooms_mean_the_same_rule():
+    assert PATTERNS[_RULES["qwen2"].pattern] == "qwen2"
