@@ -6,7 +6,7 @@ import os
 import pathlib
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import gguf
 import numpy as np
@@ -134,6 +134,12 @@ class GgufFile:
         """Let go of the file. Arrays that were read stay valid."""
         self._reader = None
         self._tensors = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _open(self) -> "_Reader":
         if self._reader is None:

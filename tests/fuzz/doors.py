@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 from apr_jax.codec import open_apr, open_checkpoint
+from apr_jax.codec.gguf_file import GgufFile
 from apr_jax.codec.hf_folder import CONFIG, INDEX, HfFolder
 from apr_jax.codec.reader import AprFile
 from apr_jax.errors import UserError
@@ -17,8 +18,8 @@ from apr_jax.errors import UserError
 SEPARATOR = b"\n--next--\n"
 SHARDS = ("a.safetensors", "b.safetensors")
 
-# Q4 and the K-types spread a byte over at most two float32 values, less their scales.
-_MOST_BYTES_PER_BYTE = 8
+# GGUF's densest types have 1.56 bits for a float32 value, those of `.apr` files 4.5.
+_MOST_BYTES_PER_BYTE = 21
 
 
 def apr(data: bytes, folder: pathlib.Path) -> None:
@@ -46,18 +47,36 @@ def hf_folder(data: bytes, folder: pathlib.Path) -> None:
     _open_checkpoint(folder)
 
 
-DOORS: dict[str, Callable[[bytes, pathlib.Path], None]] = {"apr": apr, "hf_folder": hf_folder}
+def gguf(data: bytes, folder: pathlib.Path) -> None:
+    """Open `data` as a GGUF, then as for `apr`."""
+    path = folder / "hostile.gguf"
+    path.write_bytes(data)
+    with _refusals(), GgufFile(path) as file:
+        _read_all(file, len(data))
+    _open_checkpoint(path)
+
+
+DOORS: dict[str, Callable[[bytes, pathlib.Path], None]] = {
+    "apr": apr,
+    "hf_folder": hf_folder,
+    "gguf": gguf,
+}
 
 
 def _open_checkpoint(path: pathlib.Path) -> None:
     with _refusals(), open_checkpoint(path) as checkpoint:
+        for problem in checkpoint.problems:
+            _require_one_line(problem)
         for name in checkpoint.names:
             with _refusals():
-                checkpoint.nbytes(name)
+                checkpoint.read(name)
+                checkpoint.raw(name)
+        with _refusals():
+            checkpoint.companion_files()
         checkpoint.require_complete()
 
 
-def _read_all(source: AprFile | HfFolder, size: int) -> None:
+def _read_all(source: AprFile | HfFolder | GgufFile, size: int) -> None:
     for name in source.names:
         source.info(name)
         with _refusals():

@@ -38,7 +38,7 @@ def main() -> None:
         atheris.Setup(
             [sys.argv[0], *defaults, *options, *places],
             lambda data: doors.DOORS[door](data, folder),
-            custom_mutator={"apr": _mutate_apr, "hf_folder": _mutate_folder}[door],
+            custom_mutator=_MUTATORS[door],
         )
         _limit_memory()
         atheris.Fuzz()
@@ -76,6 +76,13 @@ def _mutate_folder(data: bytes, max_size: int, seed: int) -> bytes:
             values = atheris.Mutate(values, most)
         files[at] = _LENGTH.pack(len(text)) + text + values
     return doors.SEPARATOR.join(files)[:max_size]
+
+
+def _mutate(data: bytes, max_size: int, seed: int) -> bytes:
+    return atheris.Mutate(data, max_size)
+
+
+_MUTATORS = {"apr": _mutate_apr, "hf_folder": _mutate_folder, "gguf": _mutate}
 
 
 def _limit_memory() -> None:

@@ -5,10 +5,12 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+import numpy as np
+from gguf import GGMLQuantizationType
 from safetensors.numpy import save
 
 from apr_jax.codec import write_apr
-from tests.codec import small
+from tests.codec import ggufs, small
 from tests.fuzz.doors import SEPARATOR, SHARDS
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
@@ -22,12 +24,12 @@ _CONFIG = dataclasses.replace(
 def seeds(door: str, folder: pathlib.Path) -> Iterator[bytes]:
     """The inputs of one door, findings of earlier runs among them; `folder` is for scratch."""
     yield from (path.read_bytes() for path in findings(door))
-    yield from _apr(folder) if door == "apr" else _hf_folder()
+    yield from {"apr": _apr, "hf_folder": _hf_folder, "gguf": _gguf}[door](folder)
 
 
 def findings(door: str) -> list[pathlib.Path]:
     """The inputs with which a fuzzer found something."""
-    return sorted((DATA / "fuzz" / door).iterdir())
+    return sorted((DATA / "fuzz" / door).glob("*"))
 
 
 def _apr(folder: pathlib.Path) -> Iterator[bytes]:
@@ -40,7 +42,7 @@ def _apr(folder: pathlib.Path) -> Iterator[bytes]:
         yield (folder / "seed.apr").read_bytes()
 
 
-def _hf_folder() -> Iterator[bytes]:
+def _hf_folder(_: pathlib.Path) -> Iterator[bytes]:
     for tied in (True, False):
         config = dataclasses.replace(_CONFIG, tied=tied)
         description = json.dumps(config.to_hf("bfloat16")).encode()
@@ -50,3 +52,20 @@ def _hf_folder() -> Iterator[bytes]:
         placed = {name: file for file, part in zip(SHARDS, parts, strict=True) for name in part}
         index = json.dumps({"metadata": {"total_size": 0}, "weight_map": placed}).encode()
         yield SEPARATOR.join((description, index, *(save(part) for part in parts)))
+
+
+def _gguf(folder: pathlib.Path) -> Iterator[bytes]:
+    vocabulary = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": ["a", "b", "ab", "<|end|>"],
+        "tokenizer.ggml.token_type": [1, 1, 1, 3],
+        "tokenizer.ggml.merges": ["a b"],
+    }
+    for biased in (True, False):
+        config = dataclasses.replace(_CONFIG, hidden_size=32, attention_bias=biased)
+        zeros = {name: array.astype(np.float32) for name, array in small.zeros(config).items()}
+        for kind in (GGMLQuantizationType.BF16, GGMLQuantizationType.Q8_0):
+            types = {name: kind for name, array in zeros.items() if array.shape[-1] % 32 == 0}
+            ggufs.write(folder / "seed.gguf", config, zeros, types, keys=vocabulary)
+            yield (folder / "seed.gguf").read_bytes()
