@@ -297,7 +297,7 @@ def test_metadata_can_be_put_in_last(tmp_path):
 
 def test_metadata_of_another_length_is_refused(tmp_path):
     with (
-        pytest.raises(errors.MetadataError, match="takes .* bytes, the file was laid out for"),
+        pytest.raises(errors.MetadataError, match=r"takes .* bytes, the file was laid out for"),
         AprWriter(tmp_path / "a.apr", {}, {"hash": "abc"}) as writer,
     ):
         writer.replace_metadata({"hash": "abcd"})

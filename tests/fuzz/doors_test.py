@@ -1,4 +1,4 @@
-"""Every door lets through its seeds and what a fuzzer once found, and notices what is no refusal."""
+"""Doors let through their seeds and what a fuzzer once found; what is no refusal is noticed."""
 
 import pathlib
 
