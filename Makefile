@@ -1,5 +1,5 @@
 # Two commands matter: `make demo` and `make test`. Both set up .venv first, once.
-.PHONY: help demo test lint format lock oracle clean
+.PHONY: help demo test lint format lock oracle fuzz clean
 .DEFAULT_GOAL := help
 
 VENV := .venv
@@ -41,5 +41,23 @@ lock: $(READY)  ## resolve setup/*.lock anew from pyproject.toml
 oracle: $(READY)  ## record HuggingFace's logits anew, in an environment with torch of its own
 	setup/make-oracle
 
+# For each door ten million executions; what they reach stays in runs/fuzz and is gone on from.
+FUZZ_RUNS := 10000000
+FUZZ_VENV := .venv-fuzz
+FUZZ_READY := $(FUZZ_VENV)/.ready
+
+$(FUZZ_READY): setup/fuzz.txt $(READY)
+	$(BIN)/python -m venv --clear $(FUZZ_VENV)
+	$(FUZZ_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement setup/fuzz.txt
+	packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+	$(BIN)/python -c "$$packages" > $$($(FUZZ_VENV)/bin/python -c "$$packages")/tests.pth
+	@touch $@
+
+fuzz: $(FUZZ_READY)  ## hostile inputs to the codec's doors, guided by coverage, FUZZ_RUNS= for each
+	@mkdir -p runs/fuzz
+	@for door in apr hf_folder gguf; do \
+		$(FUZZ_VENV)/bin/python -m tests.fuzz.run $$door runs/fuzz/$$door -runs=$(FUZZ_RUNS) || exit 1; \
+	done
+
 clean:  ## remove the environments and every run
-	rm -rf $(VENV) .venv-oracle runs
+	rm -rf $(VENV) .venv-oracle $(FUZZ_VENV) runs

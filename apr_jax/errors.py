@@ -2,4 +2,15 @@
 
 
 class UserError(Exception):
-    """Bad input or bad usage. The message is one line: which file, what was found, what to do."""
+    """Bad input or bad usage. The message is one line: which file, what was found, what to do.
+
+    What a message repeats of a file cannot break the line or command the terminal: characters that
+    are not printable are written as escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(map(_printable, message)))
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else repr(character)[1:-1]

@@ -1,12 +1,13 @@
 """Tensors and keys of a GGUF file, read lazily through the `gguf` package."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
 import pathlib
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import gguf
 import numpy as np
@@ -106,7 +107,8 @@ class GgufFile:
             rows = self.read(name)
         else:
             # Rows are coded one by one, so that those of blocks can change places as well.
-            rows = gguf_map.to_our_rows(name, self._rows(name), self.config)
+            with self._fitting(name):
+                rows = gguf_map.to_our_rows(name, self._rows(name), self.config)
         return np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
 
     def read(self, name: str) -> np.ndarray:
@@ -114,26 +116,34 @@ class GgufFile:
 
         Raises:
           UnsupportedDtype: the `gguf` package cannot decode the type.
+          InvalidGguf: the tensor has no elements, or rows that no heads share out.
         """
         info, rows = self.info(name), self._rows(name)
         native = dtypes.BY_NAME[info.dtype].numpy
         if native is None:
             return quantised.decode(info.dtype, self.raw(name), info.shape).reshape(info.shape)
-        if info.stored == info.dtype:
-            values = rows.view(native).reshape(info.shape)
-        else:
-            try:
-                values = dequantize(rows, self._tensor(name).tensor_type)
-            except NotImplementedError as error:
-                raise UnsupportedDtype(
-                    self.path, f"has type {info.stored}, which is not supported", tensor=name
-                ) from error
-        return gguf_map.to_our_rows(name, values, self.config)
+        with self._fitting(name):
+            if info.stored == info.dtype:
+                values = rows.view(native).reshape(info.shape)
+            else:
+                try:
+                    values = dequantize(rows, self._tensor(name).tensor_type)
+                except NotImplementedError as error:
+                    raise UnsupportedDtype(
+                        self.path, f"has type {info.stored}, which is not supported", tensor=name
+                    ) from error
+            return gguf_map.to_our_rows(name, values, self.config)
 
     def close(self) -> None:
         """Let go of the file. Arrays that were read stay valid."""
         self._reader = None
         self._tensors = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _open(self) -> "_Reader":
         if self._reader is None:
@@ -163,6 +173,18 @@ class GgufFile:
             raise NoSuchTensor(
                 self.path, f"is not among its {len(self._tensors)} tensors", tensor=name
             ) from None
+
+    @contextlib.contextmanager
+    def _fitting(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OverflowError) as error:
+            raise InvalidGguf(
+                self.path,
+                f"has shape {list(self.info(name).shape)}, which no such tensor can have "
+                f"({error}); convert the model again",
+                tensor=name,
+            ) from error
 
     def _rows(self, name: str) -> np.ndarray:
         """The stored tensor, not permuted: values, or for other types the bytes of each row."""

@@ -94,8 +94,13 @@ class Header:
             self.tensor_index_offset,
             self.data_offset,
         ).ljust(HEADER_BYTES, b"\0")
-        end = _FIELDS.size + _CHECKSUM.size
-        return fields[: _FIELDS.size] + _CHECKSUM.pack(_checksum(fields)) + fields[end:]
+        return sealed(fields)
+
+
+def sealed(header: bytes) -> bytes:
+    """The 64 bytes of a header with the checksum that they need."""
+    end = _FIELDS.size + _CHECKSUM.size
+    return header[: _FIELDS.size] + _CHECKSUM.pack(_checksum(header)) + header[end:]
 
 
 def aligned(size: int) -> int:

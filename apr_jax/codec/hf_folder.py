@@ -2,27 +2,36 @@
 
 import contextlib
 import dataclasses
+import json
+import mmap
 import os
 import pathlib
+import struct
 from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from apr_jax.codec import dtypes
 from apr_jax.codec.errors import (
+    ClosedError,
     InvalidJson,
     InvalidSafetensors,
     NoSuchTensor,
+    ShapeTooLarge,
     ShardIndexError,
     UnknownFormat,
     Unreadable,
+    UnsupportedDtype,
 )
 from apr_jax.files import read_json
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +60,7 @@ class HfFolder:
         self.path = pathlib.Path(path)
         self.folder = self.path if self.path.is_dir() else self.path.parent
         self._stack = contextlib.ExitStack()
+        self._bytes: dict[str, memoryview] = {}
         with contextlib.ExitStack() as until_complete:
             until_complete.callback(self._stack.close)
             self._shards = self._open_shards()
@@ -67,19 +77,37 @@ class HfFolder:
         return HfTensor(stored.get_dtype(), tuple(stored.get_shape()))
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor in its own type."""
-        try:
-            return self._shard(name).get_tensor(name)
-        except SafetensorError as error:
-            raise InvalidSafetensors(self.path, f"cannot be read ({error})", tensor=name) from error
+        """One tensor in its own type, a read-only view without a copy.
 
-    def raw(self, name: str) -> np.ndarray:
-        """The stored bytes of one tensor, uint8 [n]."""
-        return np.ascontiguousarray(self.read(name)).reshape(-1).view(np.uint8)
+        Raises:
+          UnsupportedDtype: safetensors has types that `.apr` has not.
+          ShapeTooLarge: NumPy has no arrays of this rank or extent.
+        """
+        info = self.info(name)
+        row = dtypes.BY_NAME.get(info.dtype)
+        if row is None:
+            raise UnsupportedDtype(
+                self.path, f"has type {info.dtype}, which .apr files cannot hold", tensor=name
+            )
+        flat = np.frombuffer(self.raw(name), row.numpy)
+        try:
+            return flat.reshape(info.shape)
+        except (ValueError, OverflowError) as error:
+            raise ShapeTooLarge(
+                self.path, f"has a shape that NumPy cannot hold ({error})", tensor=name
+            ) from error
+
+    def raw(self, name: str) -> memoryview:
+        """The stored bytes of one tensor, read-only, without a copy."""
+        self._shard(name)
+        if name not in self._bytes:
+            raise ClosedError(self.path, "has been closed; read inside the with block")
+        return self._bytes[name]
 
     def close(self) -> None:
         """Close every shard."""
         self._stack.close()
+        self._bytes = {}
 
     def __enter__(self) -> Self:
         return self
@@ -122,6 +150,7 @@ class HfFolder:
             raise InvalidSafetensors(
                 path, f"is not a sound safetensors file ({error}); download it again"
             ) from error
+        self._bytes |= _stored_bytes(path)
         return dict.fromkeys(shard.keys(), shard)
 
     def _open_indexed(self, path: pathlib.Path) -> dict[str, Any]:
@@ -138,6 +167,19 @@ class HfFolder:
             if name not in files[file]:
                 raise ShardIndexError(path, f"is not in {file}, where it should be", tensor=name)
         return {name: files[file][name] for name, file in weight_map.items()}
+
+
+def _stored_bytes(path: pathlib.Path) -> dict[str, memoryview]:
+    """Views on the tensors of a file that the package has found sound, which itself copies them."""
+    with path.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    start = _LENGTH.size + _LENGTH.unpack_from(data)[0]
+    entries = json.loads(bytes(data[_LENGTH.size : start]))
+    return {
+        name: data[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]]
+        for name, entry in entries.items()
+        if name != "__metadata__"
+    }
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """From a HuggingFace or GGUF checkpoint to `.apr`: every tensor bit for bit, or quantised."""
 
-import hashlib
 import math
 import os
 import pathlib
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 from apr_jax.codec import dtypes, folders, quantised
 from apr_jax.codec.checkpoint import Checkpoint, open_checkpoint
@@ -17,6 +17,14 @@ DEFAULT_NAME = "model.apr"
 QUANTISED_TYPES = ("Q8", "Q4_K", "Q6_K")
 
 _QUANTISED_ELEMENTS = 1024
+
+
+class _Written(NamedTuple):
+    """By name: the SHA-256 of the source's bytes and of the stored ones, errors of quantising."""
+
+    source: dict[str, str]
+    stored: dict[str, str]
+    errors: dict[str, float]
 
 
 def import_checkpoint(
@@ -69,12 +77,12 @@ def import_checkpoint(
             raise problem
         checkpoint.require_complete()
         files = checkpoint.companion_files()
-        hashes = _hash(checkpoint)
         stored = {name: _stored_type(checkpoint, name, quantize) for name in checkpoint.names}
-        errors, digests = _write(checkpoint, target, stored, _metadata(checkpoint, hashes, stored))
+        written = _write(checkpoint, target, stored)
         folders.replace_companions(files, tokenizer)
         with open_checkpoint(target, strict=True) as copy:
-            verify_copy(checkpoint, copy, digests=digests)
+            hashes = {name: (stored[name], sha256) for name, sha256 in written.stored.items()}
+            verify_copy(checkpoint, copy, stored=hashes)
         return {
             "source": os.fspath(source),
             "apr": str(target),
@@ -89,13 +97,13 @@ def import_checkpoint(
             "retagged": checkpoint.retagged,
             "decoded": checkpoint.decoded,
             "quantize": quantize,
-            "quantised": errors,
+            "quantised": written.errors,
             "tensors": {
                 name: {
                     "dtype": str(checkpoint.dtype(name)),
                     "stored": stored[name],
                     "shape": list(checkpoint.shape(name)),
-                    "sha256": hashes[name],
+                    "sha256": written.source[name],
                 }
                 for name in checkpoint.names
             },
@@ -106,15 +114,6 @@ def apr_path(out: str | os.PathLike[str]) -> pathlib.Path:
     """`out` itself if it is named like an `.apr` file, else `model.apr` in the folder `out`."""
     path = pathlib.Path(out)
     return path if path.suffix == ".apr" and not path.is_dir() else path / DEFAULT_NAME
-
-
-def _hash(checkpoint: Checkpoint) -> dict[str, str]:
-    hashes = {}
-    with Progress("hash", len(checkpoint.names), "tensors") as progress:
-        for name in checkpoint.names:
-            hashes[name] = hashlib.sha256(checkpoint.raw(name)).hexdigest()
-            progress.update()
-    return hashes
 
 
 def _stored_type(checkpoint: Checkpoint, name: str, quantize: str | None) -> str:
@@ -148,22 +147,30 @@ def _metadata(
     )
 
 
-def _write(
-    checkpoint: Checkpoint, target: pathlib.Path, stored: dict[str, str], metadata: dict[str, Any]
-) -> tuple[dict[str, float], dict[str, str]]:
-    """Write the file; of tensors quantised here, the error and the SHA-256 of the new values."""
+def _write(checkpoint: Checkpoint, target: pathlib.Path, stored: dict[str, str]) -> _Written:
+    """Write the file, reading the source once: its hashes, which stand first, are put in last."""
     declared = {name: ArraySpec(dtype, checkpoint.shape(name)) for name, dtype in stored.items()}
-    errors, digests = {}, {}
+    unknown = dict.fromkeys(stored, digest(b""))
+    written = _Written({}, {}, {})
     with (
-        AprWriter(target, declared, metadata) as writer,
+        AprWriter(target, declared, _metadata(checkpoint, unknown, stored)) as writer,
+        ThreadPoolExecutor(1) as beside,
         Progress("write", len(declared), "tensors") as progress,
     ):
         for name in sorted(declared):
+            raw = checkpoint.raw(name)
+            hashed = beside.submit(digest, raw)
             if stored[name] == checkpoint.stored(name):
-                writer.add_raw(name, checkpoint.raw(name))
+                writer.add_raw(name, raw)
+                written.stored[name] = hashed.result()
             else:
                 array = checkpoint.read(name)
-                values = quantised.decode(stored[name], writer.add(name, array), array.shape)
-                errors[name], digests[name] = relative_error(array, values), digest(values)
+                data = writer.add(name, array)
+                values = quantised.decode(stored[name], data, array.shape)
+                written.errors[name] = relative_error(array, values)
+                written.stored[name] = digest(data)
+            written.source[name] = hashed.result()
             progress.update()
-    return errors, digests
+        hashes = {name: written.source[name] for name in checkpoint.names}
+        writer.replace_metadata(_metadata(checkpoint, hashes, stored))
+    return written

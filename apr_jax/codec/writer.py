@@ -14,11 +14,12 @@ from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 
-from apr_jax.codec import dtypes, health, quantised
+from apr_jax.codec import crc, dtypes, health, quantised
 from apr_jax.codec import metadata as metadata_lib
 from apr_jax.codec.errors import (
     ClosedError,
     DuplicateName,
+    MetadataError,
     NameTooLong,
     OutOfRange,
     RankTooHigh,
@@ -109,24 +110,41 @@ class AprWriter:
           AprError: a name, type, shape or metadata key that the format or its readers do not allow.
         """
         self._path = path
-        json_bytes = metadata_lib.dump(metadata, path)
-        index_offset = HEADER_BYTES + aligned(len(json_bytes))
+        self._metadata = metadata_lib.dump(metadata, path)
+        index_offset = HEADER_BYTES + aligned(len(self._metadata))
         self._infos, data_offset, self._end = _layout(declared, index_offset, path)
-        header = Header(
+        self._header = Header(
             version=VERSION,
             flags=Flags.LAYOUT_ROW_MAJOR,
             tensor_count=len(self._infos),
             metadata_offset=HEADER_BYTES,
-            metadata_size=len(json_bytes),
+            metadata_size=len(self._metadata),
             tensor_index_offset=index_offset,
             data_offset=data_offset,
             checksum=0,
         )
-        index = b"".join(pack_entry(info) for info in self._infos.values())
-        self._head = b"".join(_padded(part) for part in (header.pack(), json_bytes, index))
         self._missing = set(self._infos)
         self._file: BinaryIO | None = None
-        self._crc, self._crc_end = 0, 0
+        # Of the data section: what lies before it is written last.
+        self._crc, self._crc_end = 0, data_offset
+
+    def replace_metadata(self, metadata: Mapping[str, Any]) -> None:
+        """Put in what is only known once the tensors were seen, such as their hashes.
+
+        Args:
+          metadata: takes as many bytes as that which the file was laid out for.
+
+        Raises:
+          MetadataError: it takes another number, or has a key that readers do not allow.
+        """
+        replaced = metadata_lib.dump(metadata, self._path)
+        if len(replaced) != len(self._metadata):
+            raise MetadataError(
+                self._path,
+                f"metadata takes {len(replaced):,} bytes, the file was laid out "
+                f"for {len(self._metadata):,}",
+            )
+        self._metadata = replaced
 
     def add(self, name: str, array: np.ndarray) -> np.ndarray:
         """Write one declared tensor; one declared in a quantised type is encoded.
@@ -181,7 +199,6 @@ class AprWriter:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             self._file = stack.enter_context(atomic_write(self._path))
-            self._write(0, self._head)
             stack.push(self._finish)  # runs first, so its errors also discard the file
             self._stack = stack.pop_all()
         return self
@@ -237,7 +254,11 @@ class AprWriter:
                 f"the first is {min(self._missing)!r}",
             )
         self._read_back_crc()
-        self._write(self._end, self._crc.to_bytes(health.FOOTER_BYTES, "little"))
+        index = b"".join(pack_entry(info) for info in self._infos.values())
+        head = b"".join(_padded(part) for part in (self._header.pack(), self._metadata, index))
+        self._write(0, head)
+        footer = crc.combine(zlib.crc32(head), self._crc, self._end - len(head))
+        self._write(self._end, footer.to_bytes(health.FOOTER_BYTES, "little"))
 
     def _read_back_crc(self) -> None:
         """Bring the CRC to the end of the data, over what did not come in order."""

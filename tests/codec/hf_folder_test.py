@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from apr_jax.codec import errors, open_checkpoint
 from apr_jax.codec.compare import same_bits
+from apr_jax.codec.hf_folder import HfFolder
 from apr_jax.errors import UserError
 from tests.codec import small
 
@@ -126,3 +127,23 @@ def test_a_config_that_is_missing_or_no_object(tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json: cannot be read"):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63], [1] * 100], ids=["extent", "rank"])
+def test_a_shape_beyond_numpy_is_named(tmp_path, shape):
+    size = 0 if 0 in shape else 4
+    entry = {"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}
+    header = json.dumps(entry).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with HfFolder(path) as folder, pytest.raises(errors.ShapeTooLarge, match="tensor 'a'"):
+        folder.read("a")
+
+
+def test_what_was_read_outlives_the_folder(tmp_path):
+    values = small.tensors()
+    with HfFolder(small.hf_folder(tmp_path / "hf", values)) as folder:
+        read = {name: folder.read(name) for name in folder.names}
+    assert all(same_bits(read[name], array) for name, array in values.items())
+    with pytest.raises(errors.ClosedError, match="has been closed"):
+        folder.raw(folder.names[0])

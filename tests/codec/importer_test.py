@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 from apr_jax.codec import AprWriter, errors, import_checkpoint, open_apr, open_checkpoint
 from apr_jax.codec import importer as importer_lib
 from apr_jax.codec.compare import same_bits
+from apr_jax.codec.hf_folder import HfFolder
 from apr_jax.codec.qwen2 import EMBEDDING, HEAD
 from tests.codec import small
 
@@ -177,6 +178,27 @@ def test_a_quantised_tensor_that_reads_back_differently_is_found(tmp_path, monke
     folder = small.hf_folder_of(tmp_path / "hf", small.wide_config())
     with pytest.raises(errors.VerificationFailed, match="differs"):
         import_checkpoint(folder, tmp_path / "a.apr", quantize="Q8")
+
+
+def test_the_source_is_read_once(tmp_path, monkeypatch):
+    read, raw = [], HfFolder.raw
+    monkeypatch.setattr(HfFolder, "raw", lambda self, name: read.append(name) or raw(self, name))
+    values = small.tensors(dtype=np.float32)  # of 16-bit tensors a sample is judged as well
+    import_checkpoint(small.hf_folder(tmp_path / "hf", values), tmp_path / "a.apr")
+    assert sorted(read) == sorted(values)
+
+
+def test_a_file_that_reads_back_differently_is_found(tmp_path, monkeypatch):
+    class DamagedWriter(AprWriter):
+        """Stores other bytes than it says."""
+
+        def _add(self, info, stored):
+            super()._add(info, stored ^ 1 if info.name == EMBEDDING else stored)
+
+    monkeypatch.setattr(importer_lib, "AprWriter", DamagedWriter)
+    folder = small.hf_folder(tmp_path / "hf", small.tensors())
+    with pytest.raises(errors.VerificationFailed, match=f"{EMBEDDING}.* differs"):
+        import_checkpoint(folder, tmp_path / "a.apr")
 
 
 def test_an_apr_file_is_no_source(tmp_path):

@@ -84,6 +84,10 @@ def hf_folder(
     return folder
 
 
+def zeros(config: Qwen2Config) -> dict[str, np.ndarray]:
+    return {n: np.zeros(s.shape, ml_dtypes.bfloat16) for n, s in config.tensors().items()}
+
+
 def wide_config() -> Qwen2Config:
     """With norms, a bias and matrices of the 1024 elements from which matrices are quantised."""
     return dataclasses.replace(config(), hidden_size=1024, head_dim=512, num_layers=1)

@@ -283,3 +283,22 @@ def test_metadata_bytes_are_canonical(tmp_path):
         '"a":[1.5,null],"z":"é\\n"}'
     )
     json.loads(text)
+
+
+def test_metadata_can_be_put_in_last(tmp_path):
+    arrays = {"a": np.arange(100, dtype=np.float32), "b": np.ones(3, np.int8)}
+    write_apr(tmp_path / "whole.apr", arrays, {"hash": "abc"})
+    with AprWriter(tmp_path / "late.apr", arrays, {"hash": "???"}) as writer:
+        for name in reversed(arrays):
+            writer.add(name, arrays[name])
+        writer.replace_metadata({"hash": "abc"})
+    assert (tmp_path / "late.apr").read_bytes() == (tmp_path / "whole.apr").read_bytes()
+
+
+def test_metadata_of_another_length_is_refused(tmp_path):
+    with (
+        pytest.raises(errors.MetadataError, match=r"takes .* bytes, the file was laid out for"),
+        AprWriter(tmp_path / "a.apr", {}, {"hash": "abc"}) as writer,
+    ):
+        writer.replace_metadata({"hash": "abcd"})
+    assert not (tmp_path / "a.apr").exists()
