@@ -101,6 +101,7 @@ class _Run:
         self.shared_documents: int | None = None
         self.gates: dict[str, gates.Gate] = {}
         self.not_asked: list[dict[str, str]] = []
+        self.not_finite = 0
         self.delivered: str | None = None
 
     def start(self) -> None:
@@ -161,7 +162,7 @@ class _Run:
                     self._check_divergence(step)
                 if save:
                     self._save()
-        self._ask(gates.all_finite(0))
+        self._ask(gates.all_finite(self.not_finite))
 
     def deliver(self) -> None:
         """Write the model file, load it again as a user would, and ask the last questions."""
@@ -243,9 +244,9 @@ class _Run:
         )
         seconds, compiled = self.clock.finish()
         self.step = step
-        bad = sum(not math.isfinite(value) for value in (loss, grad_norm))
-        if bad:
-            self._ask(gates.all_finite(bad))
+        self.not_finite += sum(not math.isfinite(value) for value in (loss, grad_norm))
+        if self.not_finite:
+            self._ask(gates.all_finite(self.not_finite))
             raise StopRun("ABORTED", f"step {step}: {self._culprit(loss, metrics)} is not finite")
         rate = tokens / seconds
         self.records.add(

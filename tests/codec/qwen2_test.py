@@ -6,21 +6,8 @@ import numpy as np
 import pytest
 
 from apr_jax.codec import ConfigError, Coverage, Qwen2Config, coverage
+from bench.shapes import QWEN2_5_0_5B
 from tests.codec import small
-
-QWEN_05B = Qwen2Config(
-    vocab_size=151936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_layers=24,
-    num_heads=14,
-    num_kv_heads=2,
-    head_dim=64,
-    max_position_embeddings=32768,
-    rope_theta=1e6,
-    rms_norm_eps=1e-6,
-    tied=True,
-)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -36,10 +23,10 @@ def test_numbers_that_an_apr_file_rounded_to_float32():
 
 
 def test_the_published_05b_model():
-    assert len(QWEN_05B.tensors()) == 290
-    assert QWEN_05B.num_parameters() == 494_032_768
-    assert QWEN_05B.tensors()["model.layers.23.self_attn.k_proj.weight"].shape == (128, 896)
-    assert dataclasses.replace(QWEN_05B, tied=False).num_parameters() == 630_167_424
+    assert len(QWEN2_5_0_5B.tensors()) == 290
+    assert QWEN2_5_0_5B.num_parameters() == 494_032_768
+    assert QWEN2_5_0_5B.tensors()["model.layers.23.self_attn.k_proj.weight"].shape == (128, 896)
+    assert dataclasses.replace(QWEN2_5_0_5B, tied=False).num_parameters() == 630_167_424
 
 
 def test_rope_theta_in_either_place_of_a_config_json():
