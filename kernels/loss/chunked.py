@@ -1,0 +1,137 @@
+"""Cross-entropy of a linear head, some tokens at a time, its gradients along with it.
+
+Let l = x @ W.T be a token's logits, z = log(sum(exp(l))) and y its target. Its nats are z - l[y],
+and the gradient of weight * (nats + z_loss * z²) with respect to l is
+
+    weight * ((1 + 2 * z_loss * z) * exp(l - z) - onehot(y)).
+
+All of that is known as soon as l is, but for the one factor that the sum is multiplied by later.
+So each chunk of tokens goes through the head once: logits, loss, their gradient, and that
+gradient's products with W and x. The backward pass has nothing left but to multiply by the factor.
+
+Letters in shapes: M tokens, N chunks, C tokens of a chunk, D model, V vocabulary.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def chunked_cross_entropy(
+    x_MD: jax.Array,
+    weight_VD: jax.Array,
+    targets_M: jax.Array,
+    weights_M: jax.Array,
+    z_loss: float,
+    chunk_size: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The weighted sum over tokens, which has gradients, and each token's nats, which have none."""
+    head_VD = weight_VD.astype(x_MD.dtype)
+
+    def of_chunk(x_CD: jax.Array, targets_C: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _normalise(_logits(x_CD, head_VD), targets_C)
+
+    chunks = _cut(chunk_size, x_MD, targets_M)
+    log_z_NC, nats_NC = jax.lax.map(lambda chunk: of_chunk(*chunk), chunks)
+    log_z_M, nats_M = _glue(len(x_MD), log_z_NC, nats_NC)
+    return jnp.sum(weights_M * _objective(log_z_M, nats_M, z_loss)), nats_M
+
+
+def _forward(
+    x_MD: jax.Array,
+    weight_VD: jax.Array,
+    targets_M: jax.Array,
+    weights_M: jax.Array,
+    z_loss: float,
+    chunk_size: int,
+) -> tuple[tuple[jax.Array, jax.Array], Any]:
+    head_VD, precision = weight_VD.astype(x_MD.dtype), _precision(x_MD)
+
+    def of_chunk(grad_VD: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+        x_CD, targets_C, weights_C = chunk
+        logits_CV = _logits(x_CD, head_VD)
+        log_z_C, nats_C = _normalise(logits_CV, targets_C)
+        is_target_CV = targets_C[:, None] == jnp.arange(logits_CV.shape[1])[None]
+        spread_CV = (1 + 2 * z_loss * log_z_C)[:, None] * jnp.exp(logits_CV - log_z_C[:, None])
+        # In the compute dtype, as every other matrix product: left in float32, the two products
+        # would run at the speed of float32.
+        grad_CV = (weights_C[:, None] * (spread_CV - is_target_CV)).astype(x_CD.dtype)
+        grad_CD = jnp.einsum("CV,VD->CD", grad_CV, head_VD, precision=precision)
+        # Summed over chunks in float32, in the loop's own buffer.
+        grad_VD += jnp.einsum(
+            "CV,CD->VD", grad_CV, x_CD, precision=precision, preferred_element_type=jnp.float32
+        )
+        return grad_VD, (log_z_C, nats_C, grad_CD)
+
+    grad_VD, found = jax.lax.scan(
+        of_chunk,
+        jnp.zeros(weight_VD.shape, jnp.float32),
+        _cut(chunk_size, x_MD, targets_M, weights_M),
+    )
+    log_z_M, nats_M, grad_MD = _glue(len(x_MD), *found)
+    objective_M = _objective(log_z_M, nats_M, z_loss)
+    saved = grad_MD, grad_VD.astype(weight_VD.dtype), objective_M
+    return (jnp.sum(weights_M * objective_M), nats_M), saved
+
+
+def _backward(
+    z_loss: float, chunk_size: int, saved: Any, factors: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, None, jax.Array]:
+    factor, _ = factors
+    grad_MD, grad_VD, grad_M = ((factor * grad).astype(grad.dtype) for grad in saved)
+    return grad_MD, grad_VD, None, grad_M
+
+
+chunked_cross_entropy.defvjp(_forward, _backward)
+
+
+def _logits(x_CD: jax.Array, head_VD: jax.Array) -> jax.Array:
+    """In float32: the loss subtracts large logits that are almost equal."""
+    return jnp.einsum(
+        "CD,VD->CV",
+        x_CD,
+        head_VD,
+        precision=_precision(x_CD),
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _normalise(logits_CV: jax.Array, targets_C: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Each token's log-normaliser and nats; NaN nats for a target that is no row of the head."""
+    log_z_C = jax.nn.logsumexp(logits_CV, axis=-1)
+    target_C = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1, mode="clip")[:, 0]
+    is_row_C = (targets_C >= 0) & (targets_C < logits_CV.shape[1])
+    return log_z_C, jnp.where(is_row_C, log_z_C - target_C, jnp.nan)
+
+
+def _objective(log_z_M: jax.Array, nats_M: jax.Array, z_loss: float) -> jax.Array:
+    return nats_M + z_loss * jnp.square(log_z_M) if z_loss else nats_M
+
+
+def _cut(chunk_size: int, *arrays_M: jax.Array) -> tuple[jax.Array, ...]:
+    """Arrays NC..., the last chunk filled up with zeros. Chunk n has tokens n, n + N, n + 2N, ...:
+    tokens that are sharded over devices stay sharded in every chunk."""
+    num_chunks = -(-len(arrays_M[0]) // chunk_size)
+
+    def cut(array_M: jax.Array) -> jax.Array:
+        missing = num_chunks * chunk_size - len(array_M)
+        padded_M = jnp.pad(array_M, ((0, missing), *[(0, 0)] * (array_M.ndim - 1)))
+        return jnp.swapaxes(padded_M.reshape(chunk_size, num_chunks, *array_M.shape[1:]), 0, 1)
+
+    return tuple(map(cut, arrays_M))
+
+
+def _glue(num_tokens: int, *arrays_NC: jax.Array) -> tuple[jax.Array, ...]:
+    """What `_cut` was given."""
+    return tuple(
+        jnp.swapaxes(array_NC, 0, 1).reshape(-1, *array_NC.shape[2:])[:num_tokens]
+        for array_NC in arrays_NC
+    )
+
+
+def _precision(x: jax.Array) -> jax.lax.Precision | None:
+    """float32 is meant when asked for: by default GPUs would multiply it in TF32."""
+    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
