@@ -4,6 +4,7 @@ python -m bench.loss
 Both losses run turn by turn in one process; prints the rows of the table in bench/results.md.
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -15,13 +16,16 @@ from absl import flags
 
 from bench.shapes import QWEN2_5_0_5B
 from experiments import program
-from kernels.loss import linear_cross_entropy
+from kernels.loss import IMPLEMENTATIONS, linear_cross_entropy
 from kernels.loss.reference import linear_cross_entropy_whole
 
 _TOKENS = flags.DEFINE_integer("tokens", 16_384, "Tokens of a step.")
 _VOCAB = flags.DEFINE_integer("vocab", QWEN2_5_0_5B.vocab_size, "Rows of the head.")
 _MODEL = flags.DEFINE_integer("model", QWEN2_5_0_5B.hidden_size, "Size of a row.")
 _TURNS = flags.DEFINE_integer("turns", 15, "Turns that each loss takes; the median counts.")
+_IMPL = flags.DEFINE_multi_enum(
+    "impl", list(IMPLEMENTATIONS), IMPLEMENTATIONS, "Which of ours; repeat the flag for several."
+)
 _CHECKED = flags.DEFINE_integer("checked", 2048, "Tokens on which the results are compared.")
 
 _Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -29,7 +33,9 @@ _Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 def main() -> int:
     """Time every loss with and without gradients and print its rows."""
-    losses: dict[str, _Loss] = {"all logits": _all_logits, "fused": _fused}
+    losses: dict[str, _Loss] = {"all logits": _all_logits}
+    for impl in _IMPL.value:
+        losses[f"ours, {impl}"] = functools.partial(_ours, impl=impl)
     print(
         f"{jax.devices()[0].device_kind}, jax {jax.__version__}; bfloat16, "
         f"{_TOKENS.value:,} tokens x {_VOCAB.value:,} rows of {_MODEL.value}"
@@ -56,8 +62,8 @@ def main() -> int:
     return 0
 
 
-def _fused(x_TD: jax.Array, weight_VD: jax.Array, targets_T: jax.Array) -> jax.Array:
-    return linear_cross_entropy(x_TD[None], weight_VD, targets_T[None])[0]
+def _ours(x_TD: jax.Array, weight_VD: jax.Array, targets_T: jax.Array, *, impl: str) -> jax.Array:
+    return linear_cross_entropy(x_TD[None], weight_VD, targets_T[None], impl=impl)[0]
 
 
 def _all_logits(x_TD: jax.Array, weight_VD: jax.Array, targets_T: jax.Array) -> jax.Array:

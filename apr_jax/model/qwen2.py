@@ -18,7 +18,7 @@ import numpy as np
 from apr_jax.codec.qwen2 import Qwen2Config, TensorSpec
 from apr_jax.model.params import to_name
 from kernels.attention import attention
-from kernels.loss import linear_cross_entropy
+from kernels.loss import linear_cross_entropy, unsupported
 
 
 class Qwen2(nn.Module):
@@ -28,12 +28,14 @@ class Qwen2(nn.Module):
       config: everything that decides the mathematics.
       compute_dtype: of matrix products and of the stream between blocks.
       attention_impl: "xla", "cudnn" or "pallas", as `kernels.attention.attention` takes it.
+      loss_impl: "xla" or "pallas", as `kernels.loss.linear_cross_entropy` takes it.
       remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
     config: Qwen2Config
     compute_dtype: Any = jnp.float32
     attention_impl: str = "xla"
+    loss_impl: str = "xla"
     remat: bool = False
 
     def setup(self) -> None:
@@ -79,8 +81,13 @@ class Qwen2(nn.Module):
     ) -> jax.Array:
         """Sum of each target's weighted negative log-likelihood in nats, float32, without the
         logits in memory, by `model.apply(..., method="cross_entropy")`."""
-        x_BTD = self.hidden(ids_BT, segment_start_BT)
-        return linear_cross_entropy(x_BTD, self._head().weight_VD, targets_BT, weights_BT)[0]
+        return linear_cross_entropy(
+            self.hidden(ids_BT, segment_start_BT),
+            self._head().weight_VD,
+            targets_BT,
+            weights_BT,
+            impl=self.loss_impl,
+        )[0]
 
     def _head(self) -> "Embedding":
         return self.model.embed_tokens if self.config.tied else self.lm_head
@@ -254,6 +261,11 @@ class RMSNorm(nn.Module):
         mean_BT1 = jnp.mean(jnp.square(x32_BTD), axis=-1, keepdims=True)
         normed_BTD = x32_BTD * jax.lax.rsqrt(mean_BT1 + self.config.rms_norm_eps)
         return (normed_BTD * _parameter(self, "weight")[None, None]).astype(x_BTD.dtype)
+
+
+def pallas_loss_unsupported(config: Qwen2Config, compute_dtype: Any) -> str | None:
+    """Why `loss_impl="pallas"` cannot run such a model here; None if it can."""
+    return unsupported(compute_dtype, config.vocab_size, config.hidden_size)
 
 
 def _rotate(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:

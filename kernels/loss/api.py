@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from kernels.loss.chunked import chunked_cross_entropy
+from kernels.loss.tile_softmax import ROWS, unsupported
+
+IMPLEMENTATIONS = ("pallas", "xla")
 
 
 def linear_cross_entropy(
@@ -20,6 +23,7 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     z_loss: float = 0.0,
     max_bytes: int = 1_000_000_000,
+    impl: str,
 ) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy of logits x @ W.T that are never all in memory.
 
@@ -34,7 +38,8 @@ def linear_cross_entropy(
       weights_BT: float32 factor of each token in the sum; None is 1.
       ignore_index: tokens with this target have weight 0; None ignores none.
       z_loss: factor of the square of the log-normaliser, that keeps it near 0 (PaLM, section 5).
-      max_bytes: that the logits of a chunk of tokens and their gradient may take.
+      max_bytes: that a chunk of tokens may take: its logits or softmax, and their gradient.
+      impl: "xla" runs everywhere; "pallas" is a kernel for Hopper GPUs, in 16 bits.
 
     Returns:
       The sum over tokens of weight * (nats + z_loss * log_z²), float32; and the nats of each
@@ -43,14 +48,19 @@ def linear_cross_entropy(
 
     Raises:
       ValueError, TypeError: shapes, dtypes or arguments that do not go together.
+      NotImplementedError: `impl` cannot run this here. Nothing falls back to another one.
     """
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"impl={impl!r} is not one of {', '.join(map(repr, IMPLEMENTATIONS))}")
     if weights_BT is None:
         weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
     _check_arrays(x_BTD, weight_VD, targets_BT, weights_BT)
     if not (math.isfinite(z_loss) and z_loss >= 0):
         raise ValueError(f"z_loss={z_loss} must be a finite number, at least 0")
     (B, T, D), V = x_BTD.shape, weight_VD.shape[0]
-    chunk_size = _chunk_size(B * T, max_bytes, V * (4 + x_BTD.dtype.itemsize))
+    if impl == "pallas" and (reason := unsupported(x_BTD.dtype, V, D)):
+        raise NotImplementedError(f"impl='pallas' {reason}; use impl='xla'")
+    chunk_size = _chunk_size(B * T, max_bytes // _bytes_per_token(x_BTD.dtype, V, impl), impl)
     if ignore_index is None:
         ignored_BT = jnp.zeros((B, T), bool)
     else:
@@ -62,22 +72,27 @@ def linear_cross_entropy(
         jnp.where(ignored_BT, 0, weights_BT).reshape(B * T),
         z_loss,
         chunk_size,
+        impl,
     )
     return loss, jax.lax.stop_gradient(jnp.where(ignored_BT, 0, nats_M.reshape(B, T)))
 
 
-def _chunk_size(num_tokens: int, max_bytes: int, bytes_per_token: int) -> int:
-    """The number of tokens of a chunk: all chunks alike, and whole tiles of a matrix product."""
-    largest = max_bytes // bytes_per_token
-    if largest < 1:
-        raise ValueError(
-            f"max_bytes={max_bytes:,} holds no token: its logits take {bytes_per_token:,}"
-        )
-    if num_tokens <= largest:
+def _bytes_per_token(dtype: jnp.dtype, num_rows: int, impl: str) -> int:
+    """That a token takes while its chunk goes through the head."""
+    first = dtype.itemsize if impl == "pallas" else 4
+    return num_rows * (first + dtype.itemsize)
+
+
+def _chunk_size(num_tokens: int, largest: int, impl: str) -> int:
+    """Tokens of a chunk, at most `largest`: all chunks alike, with little to fill up."""
+    if impl == "xla" and num_tokens <= largest:
         return max(num_tokens, 1)
-    tile = min(128, 1 << (largest.bit_length() - 1))
-    num_chunks = -(-num_tokens // (largest // tile * tile))
-    return -(-num_tokens // (num_chunks * tile)) * tile
+    tile = ROWS if impl == "pallas" else min(128, 1 << max(largest, 1).bit_length() - 1)
+    if largest < tile:
+        raise ValueError(f"max_bytes holds {largest} tokens, impl={impl!r} needs {tile}")
+    fewest = max(-(-num_tokens // (largest // tile * tile)), 1)
+    sizes = [-(-num_tokens // (n * tile)) * tile for n in range(fewest, 2 * fewest + 1)]
+    return min(sizes, key=lambda size: -(-num_tokens // size) * size) or tile
 
 
 def _check_arrays(

@@ -13,13 +13,26 @@ Letters in shapes: M tokens, N chunks, C tokens of a chunk, D model, V vocabular
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from kernels.loss.tile_softmax import COLUMNS, tile_softmax
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+
+class Scores(NamedTuple):
+    """What the head says of a chunk of tokens."""
+
+    log_z_C: jax.Array
+    target_C: jax.Array
+    """Logit of the target, or of some row if the target is none."""
+    softmax: Callable[[jax.Array], jax.Array]
+    """From a factor C to factor * softmax, CV in float32, for one consumer to be fused with."""
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def chunked_cross_entropy(
     x_MD: jax.Array,
     weight_VD: jax.Array,
@@ -27,15 +40,17 @@ def chunked_cross_entropy(
     weights_M: jax.Array,
     z_loss: float,
     chunk_size: int,
+    impl: str,
 ) -> tuple[jax.Array, jax.Array]:
     """The weighted sum over tokens, which has gradients, and each token's nats, which have none."""
     head_VD = weight_VD.astype(x_MD.dtype)
 
-    def of_chunk(x_CD: jax.Array, targets_C: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _normalise(_logits(x_CD, head_VD), targets_C)
+    def of_chunk(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        x_CD, targets_C = chunk
+        scores = _SCORES[impl](x_CD, head_VD, targets_C, probabilities=False)
+        return scores.log_z_C, _nats(scores, targets_C, len(head_VD))
 
-    chunks = _cut(chunk_size, x_MD, targets_M)
-    log_z_NC, nats_NC = jax.lax.map(lambda chunk: of_chunk(*chunk), chunks)
+    log_z_NC, nats_NC = jax.lax.map(of_chunk, _cut(chunk_size, x_MD, targets_M))
     log_z_M, nats_M = _glue(len(x_MD), log_z_NC, nats_NC)
     return jnp.sum(weights_M * _objective(log_z_M, nats_M, z_loss)), nats_M
 
@@ -47,18 +62,20 @@ def _forward(
     weights_M: jax.Array,
     z_loss: float,
     chunk_size: int,
+    impl: str,
 ) -> tuple[tuple[jax.Array, jax.Array], Any]:
     head_VD, precision = weight_VD.astype(x_MD.dtype), _precision(x_MD)
 
     def of_chunk(grad_VD: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         x_CD, targets_C, weights_C = chunk
-        logits_CV = _logits(x_CD, head_VD)
-        log_z_C, nats_C = _normalise(logits_CV, targets_C)
-        is_target_CV = targets_C[:, None] == jnp.arange(logits_CV.shape[1])[None]
-        spread_CV = (1 + 2 * z_loss * log_z_C)[:, None] * jnp.exp(logits_CV - log_z_C[:, None])
+        scores = _SCORES[impl](x_CD, head_VD, targets_C, probabilities=True)
+        log_z_C, nats_C = scores.log_z_C, _nats(scores, targets_C, len(head_VD))
+        is_target_CV = targets_C[:, None] == jnp.arange(len(head_VD))[None]
+        grad_CV = scores.softmax(weights_C * (1 + 2 * z_loss * log_z_C))
+        grad_CV -= weights_C[:, None] * is_target_CV
         # In the compute dtype, as every other matrix product: left in float32, the two products
         # would run at the speed of float32.
-        grad_CV = (weights_C[:, None] * (spread_CV - is_target_CV)).astype(x_CD.dtype)
+        grad_CV = grad_CV.astype(x_CD.dtype)
         grad_CD = jnp.einsum("CV,VD->CD", grad_CV, head_VD, precision=precision)
         # Summed over chunks in float32, in the loop's own buffer.
         grad_VD += jnp.einsum(
@@ -78,7 +95,7 @@ def _forward(
 
 
 def _backward(
-    z_loss: float, chunk_size: int, saved: Any, factors: tuple[jax.Array, jax.Array]
+    z_loss: float, chunk_size: int, impl: str, saved: Any, factors: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, None, jax.Array]:
     factor, _ = factors
     grad_MD, grad_VD, grad_M = ((factor * grad).astype(grad.dtype) for grad in saved)
@@ -88,23 +105,51 @@ def _backward(
 chunked_cross_entropy.defvjp(_forward, _backward)
 
 
-def _logits(x_CD: jax.Array, head_VD: jax.Array) -> jax.Array:
-    """In float32: the loss subtracts large logits that are almost equal."""
-    return jnp.einsum(
+def _by_logits(
+    x_CD: jax.Array, head_VD: jax.Array, targets_C: jax.Array, *, probabilities: bool
+) -> Scores:
+    """Through all of the chunk's logits in float32: nats subtract large ones, almost equal."""
+    logits_CV = jnp.einsum(
         "CD,VD->CV",
         x_CD,
         head_VD,
         precision=_precision(x_CD),
         preferred_element_type=jnp.float32,
     )
-
-
-def _normalise(logits_CV: jax.Array, targets_C: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Each token's log-normaliser and nats; NaN nats for a target that is no row of the head."""
     log_z_C = jax.nn.logsumexp(logits_CV, axis=-1)
     target_C = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1, mode="clip")[:, 0]
-    is_row_C = (targets_C >= 0) & (targets_C < logits_CV.shape[1])
-    return log_z_C, jnp.where(is_row_C, log_z_C - target_C, jnp.nan)
+
+    def softmax(factor_C: jax.Array) -> jax.Array:
+        return factor_C[:, None] * jnp.exp(logits_CV - log_z_C[:, None])
+
+    return Scores(log_z_C, target_C, softmax)
+
+
+def _by_tiles(
+    x_CD: jax.Array, head_VD: jax.Array, targets_C: jax.Array, *, probabilities: bool
+) -> Scores:
+    """Through softmaxes of 128 logits each. R counts them along the vocabulary."""
+    tiles_CV, log_z_RC = tile_softmax(x_CD, head_VD, probabilities=probabilities)
+    log_z_C = jax.nn.logsumexp(log_z_RC, axis=0)
+    target_CD = jnp.take(head_VD, targets_C, axis=0, mode="clip").astype(jnp.float32)
+    target_C = jnp.sum(x_CD.astype(jnp.float32) * target_CD, axis=-1)
+
+    def softmax(factor_C: jax.Array) -> jax.Array:
+        assert tiles_CV is not None
+        factor_CR = (factor_C[None] * jnp.exp(log_z_RC - log_z_C[None])).T
+        factor_CRc = jnp.broadcast_to(factor_CR[..., None], (*factor_CR.shape, COLUMNS))
+        return factor_CRc.reshape(tiles_CV.shape) * tiles_CV
+
+    return Scores(log_z_C, target_C, softmax)
+
+
+_SCORES = {"pallas": _by_tiles, "xla": _by_logits}
+
+
+def _nats(scores: Scores, targets_C: jax.Array, num_rows: int) -> jax.Array:
+    """NaN for a target that is no row of the head."""
+    is_row_C = (targets_C >= 0) & (targets_C < num_rows)
+    return jnp.where(is_row_C, scores.log_z_C - scores.target_C, jnp.nan)
 
 
 def _objective(log_z_M: jax.Array, nats_M: jax.Array, z_loss: float) -> jax.Array:
