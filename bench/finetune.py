@@ -20,7 +20,7 @@ _STEPS = flags.DEFINE_integer("steps", 40, "Optimiser steps; the first is not ti
 _BATCH = flags.DEFINE_integer("batch_size", 8, "Sequences a step.")
 _SEQ = flags.DEFINE_integer("seq_length", 2048, "Tokens a sequence.")
 _ATTENTION = flags.DEFINE_string("attention", "auto", "As experiments.finetune takes it.")
-_LOSS = flags.DEFINE_string("loss", "auto", "As experiments.finetune takes it.")
+_LOSS = flags.DEFINE_string("loss_impl", "auto", "As experiments.finetune takes it.")
 _PARALLEL = flags.DEFINE_string("parallel", "pmap", "As experiments.finetune takes it.")
 _REMAT = flags.DEFINE_bool("remat", False, "As experiments.finetune takes it.")
 
@@ -48,7 +48,7 @@ def main() -> int:
             batch_size=_BATCH.value,
             seq_length=_SEQ.value,
             attention=_ATTENTION.value,
-            loss=_LOSS.value,
+            loss_impl=_LOSS.value,
             parallel=_PARALLEL.value,
             remat=_REMAT.value,
             lr=1e-5,
@@ -59,7 +59,7 @@ def main() -> int:
     )
     use = report["model_flops_utilisation"]
     print(
-        f"| {report['versions']['device']} | {report['attention']}, loss {report['loss']}, "
+        f"| {report['versions']['device']} | {report['attention']}, loss {report['loss_impl']}, "
         f"{_PARALLEL.value}"
         f"{', remat' if _REMAT.value else ''}, B = {_BATCH.value}, T = {_SEQ.value} "
         f"| {report['tokens_per_second']:,.0f} "

@@ -9,7 +9,7 @@ from apr_jax.files import finite
 from apr_jax.text.batches import Shards
 from apr_jax.train import gates
 from apr_jax.train.data import EvalBatches, masking_eos
-from apr_jax.train.devices import loss_impl, memory_explained, model_options, versions
+from apr_jax.train.devices import choose_loss, memory_explained, model_options, versions
 from apr_jax.train.evaluate import evaluate_file
 from apr_jax.train.parallel import DataParallel
 from apr_jax.train.prepare import compare_tokenizer, require_positions
@@ -29,7 +29,7 @@ _ATTENTION = flags.DEFINE_enum(
     "attention", "auto", ["auto", "xla", "cudnn", "pallas"], "auto: cudnn where it fits, else xla."
 )
 _LOSS = flags.DEFINE_enum(
-    "loss", "auto", ["auto", "xla", "pallas"], "auto: pallas where it fits, else xla."
+    "loss_impl", "auto", ["auto", "xla", "pallas"], "auto: pallas where it fits, else xla."
 )
 _PARALLEL = flags.DEFINE_enum("parallel", "pmap", ["pmap", "jit"], "How steps reach the devices.")
 flags.mark_flags_as_required(["apr", "shards", "out"])
@@ -53,7 +53,7 @@ def main() -> int:
     options = model_options(
         _DTYPE.value, _ATTENTION.value, mask_documents=_MASK.value, head_dim=config.head_dim
     )
-    options |= loss_impl(
+    options |= choose_loss(
         _LOSS.value, config, options["compute_dtype"], partitioned=parallel.partitioned
     )
     with memory_explained(f"lower batch_size ({_BATCH.value})"):
@@ -80,7 +80,7 @@ def main() -> int:
             else [],
             "compute_dtype": options["compute_dtype"].name,
             "attention": options["attention_impl"],
-            "loss": options["loss_impl"],
+            "loss_impl": options["loss_impl"],
             "versions": versions(),
         },
         [

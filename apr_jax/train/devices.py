@@ -38,10 +38,10 @@ def model_options(
     return {"compute_dtype": jnp.dtype(compute_dtype), "attention_impl": attention}
 
 
-def loss_impl(
+def choose_loss(
     choice: str, config: Qwen2Config, compute_dtype: Any, *, partitioned: bool
 ) -> dict[str, str]:
-    """`load_model`'s option of the same name, with "auto" decided: "pallas" where it can run.
+    """`load_model`'s option `loss_impl`, with "auto" decided: "pallas" where it can run.
 
     Args:
       partitioned: whether the compiler cuts one step up for several devices.
@@ -53,7 +53,7 @@ def loss_impl(
     if reason is None and partitioned:
         reason = "is not cut up for several devices by jit; take parallel='pmap'"
     if choice == "pallas" and reason:
-        raise TrainError(f"loss='pallas' {reason}, or take loss='xla'")
+        raise TrainError(f"loss_impl='pallas' {reason}, or take loss_impl='xla'")
     if choice == "auto":
         choice = "xla" if reason else "pallas"
     return {"loss_impl": choice}

@@ -223,7 +223,7 @@ class _Run:
             "epochs": setup.batches.epochs,
             "compute_dtype": setup.options["compute_dtype"].name,
             "attention": setup.options["attention_impl"],
-            "loss": setup.options["loss_impl"],
+            "loss_impl": setup.options["loss_impl"],
             "config": self.config.to_json(),
             "versions": versions(),
             "model": self.delivered,
