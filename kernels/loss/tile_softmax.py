@@ -181,11 +181,13 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 
 def _is_hopper() -> bool:
-    if device := jax.sharding.get_abstract_mesh().abstract_device:
-        return any(name in device.device_kind for name in ("H100", "H200"))
-    return getattr(jax.devices()[0], "compute_capability", None) == "9.0"
+    if jax.default_backend() == "gpu":
+        return jax.devices()[0].compute_capability == "9.0"
+    device = jax.sharding.get_abstract_mesh().abstract_device  # that kernels are interpreted for
+    return device is not None and "H100" in device.device_kind
 
 
 def _num_cores() -> int:
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.num_cores if device else jax.devices()[0].core_count
+    if jax.default_backend() == "gpu":
+        return jax.devices()[0].core_count
+    return jax.sharding.get_abstract_mesh().abstract_device.num_cores
