@@ -79,8 +79,8 @@ def linear_cross_entropy(
 
 def _bytes_per_token(dtype: jnp.dtype, num_rows: int, impl: str) -> int:
     """That a token takes while its chunk goes through the head."""
-    first = dtype.itemsize if impl == "pallas" else 4
-    return num_rows * (first + dtype.itemsize)
+    # The kernel's softmaxes become the gradient in place; logits in float32 cannot.
+    return num_rows * (dtype.itemsize if impl == "pallas" else 4 + dtype.itemsize)
 
 
 def _chunk_size(num_tokens: int, largest: int, impl: str) -> int:

@@ -28,8 +28,9 @@ class Scores(NamedTuple):
     log_z_C: jax.Array
     target_C: jax.Array
     """Logit of the target, or of some row if the target is none."""
-    softmax: Callable[[jax.Array], jax.Array]
-    """From a factor C to factor * softmax, CV in float32, for one consumer to be fused with."""
+    gradient: Callable[[jax.Array, jax.Array], jax.Array]
+    """From a factor C and weights C to factor * softmax - weight * onehot(target), CV in the
+    compute dtype, as every other factor of a matrix product: in float32 it would be a slow one."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
@@ -70,12 +71,7 @@ def _forward(
         x_CD, targets_C, weights_C = chunk
         scores = _SCORES[impl](x_CD, head_VD, targets_C, probabilities=True)
         log_z_C, nats_C = scores.log_z_C, _nats(scores, targets_C, len(head_VD))
-        is_target_CV = targets_C[:, None] == jnp.arange(len(head_VD))[None]
-        grad_CV = scores.softmax(weights_C * (1 + 2 * z_loss * log_z_C))
-        grad_CV -= weights_C[:, None] * is_target_CV
-        # In the compute dtype, as every other matrix product: left in float32, the two products
-        # would run at the speed of float32.
-        grad_CV = grad_CV.astype(x_CD.dtype)
+        grad_CV = scores.gradient(weights_C * (1 + 2 * z_loss * log_z_C), weights_C)
         grad_CD = jnp.einsum("CV,VD->CD", grad_CV, head_VD, precision=precision)
         # Summed over chunks in float32, in the loop's own buffer.
         grad_VD += jnp.einsum(
@@ -119,10 +115,11 @@ def _by_logits(
     log_z_C = jax.nn.logsumexp(logits_CV, axis=-1)
     target_C = jnp.take_along_axis(logits_CV, targets_C[:, None], axis=-1, mode="clip")[:, 0]
 
-    def softmax(factor_C: jax.Array) -> jax.Array:
-        return factor_C[:, None] * jnp.exp(logits_CV - log_z_C[:, None])
+    def gradient(factor_C: jax.Array, weights_C: jax.Array) -> jax.Array:
+        softmax_CV = factor_C[:, None] * jnp.exp(logits_CV - log_z_C[:, None])
+        return _less_target(softmax_CV, targets_C, weights_C).astype(x_CD.dtype)
 
-    return Scores(log_z_C, target_C, softmax)
+    return Scores(log_z_C, target_C, gradient)
 
 
 def _by_tiles(
@@ -134,13 +131,30 @@ def _by_tiles(
     target_CD = jnp.take(head_VD, targets_C, axis=0, mode="clip").astype(jnp.float32)
     target_C = jnp.sum(x_CD.astype(jnp.float32) * target_CD, axis=-1)
 
-    def softmax(factor_C: jax.Array) -> jax.Array:
-        assert tiles_CV is not None
+    def gradient(factor_C: jax.Array, weights_C: jax.Array) -> jax.Array:
         factor_CR = (factor_C[None] * jnp.exp(log_z_RC - log_z_C[None])).T
-        factor_CRc = jnp.broadcast_to(factor_CR[..., None], (*factor_CR.shape, COLUMNS))
-        return factor_CRc.reshape(tiles_CV.shape) * tiles_CV
 
-    return Scores(log_z_C, target_C, softmax)
+        def of_rows(start: jax.Array, grad_CV: jax.Array) -> jax.Array:
+            rows = functools.partial(
+                jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=len(x_CD) // 2
+            )
+            softmax_cV = jnp.repeat(rows(factor_CR), COLUMNS, axis=1) * rows(grad_CV)
+            grad_cV = _less_target(softmax_cV, rows(targets_C), rows(weights_C))
+            return jax.lax.dynamic_update_slice_in_dim(
+                grad_CV, grad_cV.astype(grad_CV.dtype), start, axis=0
+            )
+
+        # By halves, because XLA writes a part of an array in place, but a whole one anew.
+        return jax.lax.fori_loop(
+            0, 2, lambda half, grad_CV: of_rows(half * (len(x_CD) // 2), grad_CV), tiles_CV
+        )
+
+    return Scores(log_z_C, target_C, gradient)
+
+
+def _less_target(softmax_CV: jax.Array, targets_C: jax.Array, weights_C: jax.Array) -> jax.Array:
+    is_target_CV = targets_C[:, None] == jnp.arange(softmax_CV.shape[1])[None]
+    return softmax_CV - weights_C[:, None] * is_target_CV
 
 
 _SCORES = {"pallas": _by_tiles, "xla": _by_logits}

@@ -15,8 +15,8 @@ from kernels.loss.reference import linear_cross_entropy_whole
 from tests.kernels.loss.api_test import check, error, inputs
 from tests.kernels.loss.hopper import interpreted
 
-# Six tiles on two multiprocessors, and more steps along D than there are buffers.
-C, D, V = 512, 320, 384
+# Three tiles on two multiprocessors, and more steps along D than there are buffers.
+C, D, V = 256, 320, 384
 
 
 def chunk(dtype: str) -> tuple[Array, Array]:
@@ -25,9 +25,7 @@ def chunk(dtype: str) -> tuple[Array, Array]:
     return jnp.asarray(x_CD, dtype), jnp.asarray(head_VD, dtype)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "probabilities"), [("bfloat16", True), ("float16", True), ("bfloat16", False)]
-)
+@pytest.mark.parametrize(("dtype", "probabilities"), [("bfloat16", True), ("float16", False)])
 def test_tiles(dtype: str, probabilities: bool) -> None:
     x_CD, head_VD = chunk(dtype)
     with interpreted():
@@ -59,10 +57,9 @@ def test_a_slot_that_is_not_waited_for_is_a_race(monkeypatch: pytest.MonkeyPatch
 
 
 def test_loss_and_gradients() -> None:
-    """The last chunk is filled up; the head is not square, and no target is always the same."""
-    arrays = inputs(2, 150, 64, 128, "bfloat16")
+    """The chunk is filled up to what the kernel takes, and two tiles share each softmax."""
     with interpreted():
-        check(arrays, impl="pallas", z_loss=0.1, max_bytes=256 * 128 * 4)
+        check(inputs(2, 70, 64, 256, "bfloat16"), impl="pallas", z_loss=0.1)
 
 
 @pytest.mark.parametrize(
