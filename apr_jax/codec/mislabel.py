@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
+from apr_jax.codec import threads
 from apr_jax.codec.errors import AprError, Mislabelled
 
 TAGS = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 OTHER = {"F16": "BF16", "BF16": "F16"}
 
-_SAMPLE, _PIECES = 1 << 16, 16
+_SAMPLE, _PIECES = 1 << 14, 16
 _FEW = 16
 """Below so many values that are not zero, nothing is said."""
 _ENOUGH = 64
@@ -148,7 +149,8 @@ def mislabelled(tags: Mapping[str, str], read_words: Callable[[str], np.ndarray]
     found: dict[str, str] = {}
     for tag in TAGS:
         names = [name for name, own in tags.items() if own == tag]
-        samples = {name: _Sample(read_words(name)) for name in names}
+        drawn = threads.pool().map(lambda name: _Sample(read_words(name)), names)
+        samples = dict(zip(names, drawn, strict=True))
         verdicts = {name: _judge(name, samples[name], tag) for name in names}
         for name in _convicted(verdicts):
             why = verdicts[name].why or f"as do the others that are tagged {tag}"
