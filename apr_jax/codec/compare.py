@@ -13,7 +13,7 @@ from apr_jax.codec.errors import VerificationFailed
 from apr_jax.progress import Progress
 
 _ELEMENTS_AT_ONCE = 1 << 16
-_BYTES_AT_ONCE = 1 << 19  # what comparing makes of them stays in the cache
+_BYTES_AT_ONCE = 1 << 20  # what comparing makes of them stays in the cache
 _BYTES_OF_A_TASK = 1 << 24
 
 

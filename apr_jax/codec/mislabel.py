@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
-from apr_jax.codec import threads
 from apr_jax.codec.errors import AprError, Mislabelled
 
 TAGS = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
@@ -149,8 +148,7 @@ def mislabelled(tags: Mapping[str, str], read_words: Callable[[str], np.ndarray]
     found: dict[str, str] = {}
     for tag in TAGS:
         names = [name for name, own in tags.items() if own == tag]
-        drawn = threads.pool().map(lambda name: _Sample(read_words(name)), names)
-        samples = dict(zip(names, drawn, strict=True))
+        samples = {name: _Sample(read_words(name)) for name in names}
         verdicts = {name: _judge(name, samples[name], tag) for name in names}
         for name in _convicted(verdicts):
             why = verdicts[name].why or f"as do the others that are tagged {tag}"

@@ -10,7 +10,7 @@ import numpy as np
 from apr_jax.codec import threads
 
 _ELEMENTS_AT_ONCE = 1 << 22
-_WORDS_AT_ONCE, _WORDS_OF_A_TASK = 1 << 17, 1 << 22
+_WORDS_AT_ONCE, _WORDS_OF_A_TASK = 1 << 20, 1 << 22
 
 _EXPONENTS: dict[np.dtype[Any], np.unsignedinteger] = {
     np.dtype(np.float16): np.uint16(0x7C00),
