@@ -133,21 +133,20 @@ def _by_tiles(
 
     def gradient(factor_C: jax.Array, weights_C: jax.Array) -> jax.Array:
         factor_CR = (factor_C[None] * jnp.exp(log_z_RC - log_z_C[None])).T
+        size = len(x_CD) // 2
 
-        def of_rows(start: jax.Array, grad_CV: jax.Array) -> jax.Array:
-            rows = functools.partial(
-                jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=len(x_CD) // 2
+        def of_half(half: jax.Array, grad_CV: jax.Array) -> jax.Array:
+            start = half * size
+            take = functools.partial(
+                jax.lax.dynamic_slice_in_dim, start_index=start, slice_size=size
             )
-            softmax_cV = jnp.repeat(rows(factor_CR), COLUMNS, axis=1) * rows(grad_CV)
-            grad_cV = _less_target(softmax_cV, rows(targets_C), rows(weights_C))
-            return jax.lax.dynamic_update_slice_in_dim(
-                grad_CV, grad_cV.astype(grad_CV.dtype), start, axis=0
-            )
+            softmax_CV = jnp.repeat(take(factor_CR), COLUMNS, axis=1) * take(grad_CV)
+            half_CV = _less_target(softmax_CV, take(targets_C), take(weights_C))
+            half_CV = half_CV.astype(grad_CV.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(grad_CV, half_CV, start, axis=0)
 
         # By halves, because XLA writes a part of an array in place, but a whole one anew.
-        return jax.lax.fori_loop(
-            0, 2, lambda half, grad_CV: of_rows(half * (len(x_CD) // 2), grad_CV), tiles_CV
-        )
+        return jax.lax.fori_loop(0, 2, of_half, tiles_CV)
 
     return Scores(log_z_C, target_C, gradient)
 
