@@ -13,7 +13,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from kernels.loss import linear_cross_entropy, tile_softmax, unsupported
 from kernels.loss.reference import linear_cross_entropy_whole
 from tests.kernels.loss.api_test import check, error, inputs
-from tests.kernels.loss.hopper import interpreted
+from tests.kernels.loss.hopper import interpreted, present
 
 # Three tiles on two multiprocessors, and more steps along D than there are buffers.
 C, D, V = 256, 320, 384
@@ -62,6 +62,22 @@ def test_loss_and_gradients() -> None:
         check(inputs(2, 70, 64, 256, "bfloat16"), impl="pallas", z_loss=0.1)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_lowers_for_a_gpu_at_real_sizes(dtype: str) -> None:
+    """Which fails when, say, a tile's buffers are more than the shared memory."""
+    x_BTD = jax.ShapeDtypeStruct((8, 2048, 896), dtype)
+    weight_VD = jax.ShapeDtypeStruct((151_936, 896), "float32")
+    targets_BT = jax.ShapeDtypeStruct((8, 2048), "int32")
+
+    def loss(x_BTD: Array, weight_VD: Array, targets_BT: Array) -> Array:
+        return linear_cross_entropy(x_BTD, weight_VD, targets_BT, impl="pallas")[0]
+
+    with present(num_cores=132):
+        traced = jax.jit(jax.grad(loss, (0, 1))).trace(x_BTD, weight_VD, targets_BT)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.custom_call @mosaic_gpu") == 1
+
+
 @pytest.mark.parametrize(
     ("dtype", "rows", "model", "reason"),
     [
@@ -74,7 +90,7 @@ def test_loss_and_gradients() -> None:
 def test_what_is_unsupported_on_a_hopper(
     dtype: str, rows: int, model: int, reason: str | None
 ) -> None:
-    with interpreted():
+    with present(num_cores=132):
         found = unsupported(jnp.dtype(dtype), rows, model)
         assert found is reason is None or reason in found
         if reason:
