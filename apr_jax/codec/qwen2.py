@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
 from apr_jax.codec.fields import MOST_LAYERS, ConfigError, Fields
+from apr_jax.errors import short
 
 Architecture = Literal["qwen2", "llama"]
 
@@ -274,7 +275,7 @@ def require_architecture(claim: Any, key: str, source: str) -> Architecture:
     """
     if not isinstance(claim, str) or claim not in HF_CLASSES:
         raise ConfigError(
-            f"{source}: {key} is {claim!r}, only {' and '.join(map(repr, HF_CLASSES))} "
+            f"{source}: {key} is {short(repr(claim))}, only {' and '.join(map(repr, HF_CLASSES))} "
             "are supported"
         )
     return cast(Architecture, claim)
@@ -285,16 +286,20 @@ def _refuse_variants(config: Mapping[str, Any], family: Architecture, source: st
         scaling = Fields(config, source).mapping(key)
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         if kind != "default":
-            raise ConfigError(f"{source}: {key} {kind!r} is not supported, only plain RoPE is")
+            raise ConfigError(
+                f"{source}: {key} {short(repr(kind))} is not supported, only plain RoPE is"
+            )
     for key in _VARIANTS_OFF[family]:
         if config.get(key):
             raise ConfigError(f"{source}: {key} is on, which plain {family} has not")
     if config.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"{source}: hidden_act={config['hidden_act']!r}, {family} has 'silu'")
+        raise ConfigError(
+            f"{source}: hidden_act={short(repr(config['hidden_act']))}, {family} has 'silu'"
+        )
     classes = config.get("architectures")
     if classes and classes != [HF_CLASSES[family]]:
         raise ConfigError(
-            f"{source}: architectures={classes!r} contradicts model_type={family!r}, "
+            f"{source}: architectures={short(repr(classes))} contradicts model_type={family!r}, "
             f"whose language model is {HF_CLASSES[family]}"
         )
 
@@ -304,11 +309,14 @@ def _rope_theta(config: Mapping[str, Any], source: str) -> Any:
     rope = Fields(config, source).mapping("rope_parameters")
     unknown = sorted(set(rope) - {"rope_theta", "rope_type", "type"})
     if unknown:
-        raise ConfigError(f"{source}: rope_parameters has {unknown[0]!r}, only plain RoPE is known")
+        raise ConfigError(
+            f"{source}: rope_parameters has {short(repr(unknown[0]))}, only plain RoPE is known"
+        )
     found = [v for v in (config.get("rope_theta"), rope.get("rope_theta")) if v is not None]
     if len(found) == 2 and found[0] != found[1]:
         raise ConfigError(
-            f"{source}: rope_theta is {found[0]!r}, but {found[1]!r} in rope_parameters; "
+            f"{source}: rope_theta is {short(repr(found[0]))}, but {short(repr(found[1]))} in "
+            "rope_parameters; "
             "keep the true one"
         )
     return found[0] if found else None
@@ -316,4 +324,4 @@ def _rope_theta(config: Mapping[str, Any], source: str) -> Any:
 
 def _some(texts: Iterable[str]) -> str:
     texts = list(texts)
-    return ", ".join(texts[:5]) + (", ..." if len(texts) > 5 else "")
+    return ", ".join(map(short, texts[:5])) + (", ..." if len(texts) > 5 else "")
