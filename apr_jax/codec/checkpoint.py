@@ -231,6 +231,11 @@ class Checkpoint:
         """Whether `read` decodes the tensor, from a type that NumPy has not."""
         return dtypes.BY_NAME[self.stored(name)].numpy is None
 
+    def is_narrowed(self, name: str) -> bool:
+        """Whether the type that was asked for does not hold every value of the tensor's own."""
+        native = dtypes.BY_NAME[self.stored(name)].numpy or np.dtype(np.float32)
+        return self._dtype is not None and not np.can_cast(native, self._dtype)
+
     def nbytes(self, name: str) -> int:
         """The size of what `read` returns, in bytes."""
         return math.prod(self.shape(name)) * self.dtype(name).itemsize

@@ -41,15 +41,16 @@ def oddities(
         if claim is not None and meant is not None and claim != meant:
             yield ArchitectureClaim(
                 path,
-                f"metadata has {key}={short(repr(claim))} beside architecture={family!r}, which is {meant!r}; "
-                "the tensors decide",
+                f"metadata has {key}={short(repr(claim))} beside architecture={family!r}, "
+                f"which is {meant!r}; the tensors decide",
             )
     for key, repeated in _REPEATS.items():
         ours, theirs = metadata.get(repeated), metadata.get(key)
         if ours is not None and theirs is not None and ours != theirs:
             yield ArchitectureClaim(
                 path,
-                f"metadata has {repeated}={short(repr(ours))} but {key}={short(repr(theirs))}; keep the true one",
+                f"metadata has {repeated}={short(repr(ours))} but {key}={short(repr(theirs))}; "
+                "keep the true one",
             )
 
 

@@ -87,8 +87,8 @@ def _tensor(entry: TensorInfo, file_bytes: int, path: _Path) -> Iterator[Oddity]
     if not entry.fits_shape and not (entry.name == HEAD and entry.nbytes == 0):
         yield SizeMismatch(
             path,
-            f"has {entry.nbytes:,} bytes, {entry.dtype} {short(str(list(entry.shape)))} needs another size; "
-            "its values are read flat",
+            f"has {entry.nbytes:,} bytes, {entry.dtype} "
+            f"{short(str(list(entry.shape)))} needs another size; its values are read flat",
             tensor=entry.name,
             offset=entry.start,
         )

@@ -197,7 +197,8 @@ def _weight_map(path: pathlib.Path) -> Mapping[str, str]:
         if not isinstance(file, str) or not _is_plain(file):
             raise ShardIndexError(
                 path,
-                f"is placed in {short(repr(file))}, not a plain name of a .safetensors file; mend the index",
+                f"is placed in {short(repr(file))}, not a plain name of a .safetensors file; "
+                "mend the index",
                 tensor=name,
             )
     return weight_map

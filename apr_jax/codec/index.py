@@ -65,7 +65,8 @@ def parse_index(
         if entries and entry.name < entries[-1].name:
             raise UnsortedIndex(
                 path,
-                f"stands after {short(repr(entries[-1].name))} though names must ascend; write it again",
+                f"stands after {short(repr(entries[-1].name))} though names must ascend; "
+                "write it again",
                 tensor=entry.name,
                 offset=position,
             )

@@ -204,6 +204,16 @@ def aliases(metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> Iterab
             )
 
 
+def without_aliases(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """`metadata` less the other spellings of keys that say nothing, or the same as the key."""
+    known = {spelling: key for key, others in _ALIASES.items() for spelling in others}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key not in known or value not in (None, metadata.get(known[key]))
+    }
+
+
 def _check(metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     for key, kind in _KNOWN.items():
         if key not in metadata or (metadata[key] is None and key not in _NEVER_NULL):
