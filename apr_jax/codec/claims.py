@@ -1,7 +1,7 @@
 """What a checkpoint says of itself, held against what its tensors and its other entries say."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from apr_jax.codec import dtypes
@@ -68,10 +68,14 @@ def family_of(names: Iterable[str]) -> str | None:
     return "llama" if any(name.endswith(".q_proj.weight") for name in names) else None
 
 
-def contradiction(config: Qwen2Config, found: Coverage, names: Iterable[str]) -> str:
+def contradiction(config: Qwen2Config, found: Coverage, names: Sequence[str]) -> str:
     """What a known pattern of differences means, as the start of a message; empty if none is."""
     family = family_of(names)
-    if found.complete or family in (None, config.architecture):
+    if found.complete:
+        return ""
+    if lacks_prefix(names):
+        return "the names lack the `model.` at their start, which import_checkpoint puts back; "
+    if family in (None, config.architecture):
         return ""
     if family == "llama":
         biases = sum(name.endswith("_proj.bias") for name in found.missing)

@@ -228,6 +228,10 @@ class IncompleteModel(AprError):
         self.coverage = coverage
 
 
+class ParameterClaim(AprError):
+    """The metadata gives another number of parameters than the model has."""
+
+
 class VerificationFailed(AprError):
     """What was written does not read back as what was meant."""
 

@@ -39,7 +39,10 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
-    """Everything that decides the forward pass. Hashable, so it can be static under jit."""
+    """Everything that decides the forward pass, of Qwen2 and of Llama, which has no biases.
+
+    Hashable, so it can be static under jit.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -230,6 +233,17 @@ class Coverage:
         """Every needed tensor is there in its shape, and nothing else."""
         return not (self.missing or self.extra or self.shape_mismatch)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Every difference: `name`, `difference`; of a wrong shape also `found` and `needed`."""
+        return [
+            *({"name": name, "difference": "missing"} for name in self.missing),
+            *({"name": name, "difference": "extra"} for name in self.extra),
+            *(
+                {"name": name, "difference": "shape", "found": list(found), "needed": list(needed)}
+                for name, found, needed in self.shape_mismatch
+            ),
+        ]
+
     def describe(self) -> str:
         """One line naming up to five of each kind."""
         parts = []
@@ -242,7 +256,11 @@ class Coverage:
                 for name, got, want in self.shape_mismatch
             ]
             parts.append(f"{len(texts)} of another shape ({_some(texts)})")
-        return f"{self.found} tensors for {self.expected}: " + ("; ".join(parts) or "complete")
+        return f"{self.count()}: " + ("; ".join(parts) or "complete")
+
+    def count(self) -> str:
+        """How many tensors there are and how many there should be."""
+        return f"{self.found} tensors for {self.expected}"
 
 
 def coverage(config: Qwen2Config, shapes: Mapping[str, tuple[int, ...]]) -> Coverage:
