@@ -15,8 +15,8 @@ from experiments.program import differences, report, run
 _SOURCE = flags.DEFINE_string(
     "source",
     None,
-    "HuggingFace folder, .safetensors file or GGUF file; or an .apr file that is to be quantised or "
-    "has oddities of older writers.",
+    "HuggingFace folder, .safetensors file or GGUF file; or an .apr file that is to be quantised "
+    "or has oddities of older writers.",
     required=True,
 )
 _OUT = flags.DEFINE_string(
