@@ -32,9 +32,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
       WriteError: the operating system refused; says the path and its reason.
     """
-    target = pathlib.Path(path)
-    if "\0" in str(target):
-        raise WriteError(f"{target}: cannot be written (its name has a NUL byte)")
+    target = target_path(path)
     temporary: str | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +67,17 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder says so by itself
         raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", os.fspath(path))
     return open(path, "rb")
+
+
+def target_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path that is to be written.
+
+    Raises:
+      WriteError: no system has files of such a name.
+    """
+    if "\0" in os.fspath(path):
+        raise WriteError(f"{path}: cannot be written (its name has a NUL byte)")
+    return pathlib.Path(path)
 
 
 def begin_writeback(file: BinaryIO, offset: int, nbytes: int) -> None:

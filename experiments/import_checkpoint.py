@@ -56,7 +56,7 @@ def main() -> int:
     except IncompleteModel as error:
         found = dataclasses.asdict(error.coverage)
         refused = {"status": "refused", "error": str(error), **found}
-        report(_OUT.value, refused, list(differences(error.coverage)))
+        report(_OUT.value, refused, list(differences(error.coverage, "in the report")))
         raise
     report(_OUT.value, values, list(_lines(values)))
     return 0

@@ -77,7 +77,7 @@ def _lines(values: dict[str, Any], found: Soundness) -> Iterator[str]:
         yield "  holds no Qwen2 or Llama model, so only the file itself was examined"
     elif found.coverage is not None:
         yield f"  {found.architecture}: {found.coverage.count()}"
-        yield from differences(found.coverage)
+        yield from differences(found.coverage, "with --json")
     yield from (f"  {problem}" for problem in values["problems"] or ["nothing odd was found"])
 
 

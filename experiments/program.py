@@ -52,15 +52,15 @@ def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
         yield f"  {'  '.join(cells)}".rstrip()
 
 
-def differences(coverage: Coverage) -> Iterator[str]:
-    """The first tensors that are missing, left over or misshapen, as a table."""
+def differences(coverage: Coverage, rest: str) -> Iterator[str]:
+    """The first tensors that are missing, left over or misshapen; `rest` says where all are."""
     columns = ("name", "difference", "found", "needed")
     rows = coverage.rows()
     if rows:
         cells = [[printable(str(row.get(key, ""))) for key in columns] for row in rows[:_SHOWN]]
         yield from table([columns, *cells])
     if len(rows) > _SHOWN:
-        yield f"  ... and {len(rows) - _SHOWN} more, all in the report"
+        yield f"  ... and {len(rows) - _SHOWN} more, all {rest}"
 
 
 def printable(text: str) -> str:

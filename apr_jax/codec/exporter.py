@@ -14,7 +14,7 @@ from apr_jax.codec.compare import relative_error, verify_copy
 from apr_jax.codec.errors import FolderInUse, UnknownFormat, UnsupportedDtype
 from apr_jax.codec.gguf_export import write_gguf
 from apr_jax.codec.hf_folder import CONFIG, INDEX, SINGLE
-from apr_jax.files import WriteError, read_json, umask, write_json
+from apr_jax.files import WriteError, read_json, target_path, umask, write_json
 
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 MAX_SHARD_BYTES = 5_000_000_000
@@ -55,7 +55,7 @@ def export_checkpoint(
         `dtype` a finite value would be infinite, or a tensor all zeros.
       WriteError: the operating system refused.
     """
-    target = pathlib.Path(out)
+    target = target_path(out)
     to_gguf = target.suffix == ".gguf"
     if to_gguf and os.path.lexists(target):
         raise FolderInUse(target, "exists already; remove it, or choose another name")

@@ -11,6 +11,7 @@ import pytest
 from apr_jax.codec import (
     AprError,
     errors,
+    export_checkpoint,
     import_checkpoint,
     metadata,
     open_apr,
@@ -276,6 +277,8 @@ def test_a_name_with_a_nul_byte_is_one_line(tmp_path, door):
         door(f"{tmp_path}/a\0.apr")
     with pytest.raises(UserError, match="NUL byte"):
         write_apr(f"{tmp_path}/a\0.apr", {}, {})
+    with pytest.raises(UserError, match="NUL byte"):
+        export_checkpoint(DATA / "qwen2_bf16_stream.apr", f"{tmp_path}/a\0")
 
 
 def test_many_brackets_without_depth_are_fine(tmp_path):

@@ -99,7 +99,7 @@ def test_differences_are_one_table_with_the_rest_in_the_report(tmp_path):
     assert done.stdout.count("  missing") == 20
     path = broken(tmp_path / "a.apr", rename=lambda name: f"x{name}")
     done = program(f"--apr={path}", f"--out={tmp_path}")
-    assert "  ... and 32 more, all in the report" in done.stdout
+    assert "  ... and 32 more, all with --json" in done.stdout
 
 
 def test_json_is_the_whole_report_and_nothing_else(tmp_path):
