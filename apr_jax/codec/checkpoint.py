@@ -97,9 +97,10 @@ class Checkpoint:
         self.path = pathlib.Path(source.path)
         self._source = source
         self._dtype = None if dtype is None else np.dtype(dtype)
-        self.renamed = mend_names and claims.lacks_prefix(source.names)
-        if self.renamed and not isinstance(source, GgufFile):
+        self.renamed = False
+        if mend_names and not isinstance(source, GgufFile) and claims.lacks_prefix(source.names):
             source.rename({name: claims.with_prefix(name) for name in source.names})
+            self.renamed = True
         if isinstance(source, AprFile):
             self.format = "apr"
             tied = head.is_tied(source)
