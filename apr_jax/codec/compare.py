@@ -11,6 +11,7 @@ from apr_jax.codec import threads
 from apr_jax.codec.checkpoint import Checkpoint
 from apr_jax.codec.errors import VerificationFailed
 from apr_jax.codec.qwen2 import Qwen2Config
+from apr_jax.errors import short
 from apr_jax.progress import Progress
 
 _ELEMENTS_AT_ONCE = 1 << 16
@@ -112,7 +113,9 @@ def verify_copy(
         raise VerificationFailed(copy.path, f"reads back as {copy.config}, was written as {wanted}")
     if copy.names != original.names:
         different = sorted(set(copy.names) ^ set(original.names))
-        raise VerificationFailed(copy.path, f"holds other tensors: {', '.join(different[:5])}")
+        raise VerificationFailed(
+            copy.path, f"holds other tensors: {short(', '.join(different[:5]))}"
+        )
 
     hashes = hashes or {}
 

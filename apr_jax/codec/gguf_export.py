@@ -73,6 +73,7 @@ def write_gguf(checkpoint: Checkpoint, path: pathlib.Path) -> GgufExport:
                 progress.update()
         file.flush()
         with open_checkpoint(file.name) as copy:
+            copy.path = path  # the name that it is to get
             verify_copy(checkpoint, copy, config=config)
     return GgufExport(types, [*_rounding(checkpoint.config, config), *notes])
 

@@ -168,7 +168,7 @@ def _open_file(path: pathlib.Path) -> dict[str, _Tensor]:
         raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
         raise InvalidSafetensors(
-            path, f"is not a sound safetensors file ({error}); download it again"
+            path, f"is not a sound safetensors file ({short(str(error))}); download it again"
         ) from error
     start = _LENGTH.size + _LENGTH.unpack_from(data)[0]
     entries = json.loads(bytes(data[_LENGTH.size : start]))

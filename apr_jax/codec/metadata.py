@@ -241,7 +241,7 @@ def _refuse(constant: str) -> Any:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{text} is out of range")
+        raise ValueError(f"{short(text)} is out of range")
     return value
 
 

@@ -267,6 +267,9 @@ def test_long_names_and_shapes_are_cut_in_messages(tmp_path):
         open_bytes(tmp_path, build(entries=[entry(one), entry(two)]))
     assert len(str(caught.value)) < 500
     data = build(entries=[entry(two, shape=(2**63,) * 255), entry(one, shape=(1,) * 9)])
+    with pytest.raises(errors.MetadataError, match="is out of range") as caught:
+        open_bytes(tmp_path, build(b'{"a":1' + b"0" * 10_000 + b"e1}"))
+    assert len(str(caught.value)) < 500
     with open_bytes(tmp_path, data) as file:
         assert file.problems and all(len(str(problem)) < 700 for problem in file.problems)
 
