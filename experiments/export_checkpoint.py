@@ -79,7 +79,7 @@ def _likeness(values: dict[str, Any]) -> str:
         worst = max(cast, key=cast.__getitem__)
         parts.append(
             f"{len(cast)} cast to {_DTYPE.value} with relative errors up to "
-            f"{cast[worst]:.2%} ({worst})"
+            f"{cast[worst]:.2g} ({worst})"
         )
     if len(cast) == values["tensors"]:
         return ", ".join(parts)

@@ -36,6 +36,10 @@ def test_quantised_tensors_are_written_in_a_type_of_choice(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "26 tensors, 1 decoded from quantised types, 26 cast to float16 with" in done.stdout
     assert "equal" not in done.stdout
+    worst = max(
+        json.loads((tmp_path / "out/report.json").read_text())["cast"].items(), key=lambda i: i[1]
+    )
+    assert worst[1] > 0 and f"{worst[1]:.2g} ({worst[0]})" in done.stdout
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["decoded"] == list(types) and report["dtype"] == "float16"
     done = program(f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'out'}", "--dtype=int8")
