@@ -136,6 +136,15 @@ def test_evaluate_gives_the_loss_that_finetune_started_from(inputs, tmp_path):
     assert result.returncode == (0 if found["val_loss"] < found["uniform_loss"] else 1)
 
 
+def test_the_report_of_another_program_is_kept(inputs, tmp_path):
+    (tmp_path / "report.json").write_text('{"val_loss": 3}')
+    for _ in range(2):
+        shown = run("inspect_apr", f"--apr={inputs / 'init.apr'}", f"--out={tmp_path}")
+        assert shown.returncode == 0 and "report.json is of another program" in shown.stderr
+    assert (tmp_path / "report.json").read_text() == '{"val_loss": 3}'
+    assert json.loads((tmp_path / "inspect_apr.report.json").read_text())["status"] == "OK"
+
+
 def test_crosscheck_exits_1_for_another_model(inputs, tmp_path):
     write_model(tmp_path / "other.apr", seed=5)
     flags = [f"--reference={inputs / 'init.apr'}", f"--out={tmp_path}"]
