@@ -97,6 +97,7 @@ def test_finetune_exits_1_when_a_gate_does_not_pass(inputs, tmp_path):
         ({"batch_size": 3, "accumulate": 2}, "batch_size=3 does not divide"),
         ({"attention": "pallas"}, "pallas"),
         ({"attention": "cudnn"}, "cudnn"),
+        ({"loss_impl": "pallas"}, "loss_impl='pallas' needs a GPU of the Hopper generation"),
         ({"mask_documents": "true", "seq_length": 0}, "seq_length=0"),
     ],
 )
