@@ -70,6 +70,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
       UserError: the file is missing or is not JSON.
     """
+    if pathlib.Path(path).exists() and not pathlib.Path(path).is_file():
+        raise UserError(f"{path}: is not a regular file")  # of a pipe, reading would not end
     try:
         return json.loads(pathlib.Path(path).read_bytes())
     except OSError as error:

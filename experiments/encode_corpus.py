@@ -5,7 +5,7 @@ import time
 from absl import flags
 
 from apr_jax.text.corpus import EOS_POLICIES, CorpusConfig, encode_corpus
-from apr_jax.text.pretokenizers import PRETOKENIZERS
+from apr_jax.text.pretokenizers import NAMEABLE
 from experiments.program import report, run
 
 _INPUT = flags.DEFINE_multi_string(
@@ -18,7 +18,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder for the shards and report.json."
 _PRETOKENIZER = flags.DEFINE_enum(
     "pretokenizer",
     None,
-    [*PRETOKENIZERS],
+    NAMEABLE,
     "How text is cut into words, for byte-level vocab.json and merges.txt without tokenizer.json.",
 )
 _SHARD_TOKENS = flags.DEFINE_integer(

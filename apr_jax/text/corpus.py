@@ -10,10 +10,9 @@ from apr_jax.errors import UserError
 from apr_jax.progress import Progress
 from apr_jax.text.batches import Shards
 from apr_jax.text.documents import Documents, read_documents
-from apr_jax.text.loading import load_tokenizer
+from apr_jax.text.loading import AnyTokenizer, load_tokenizer
 from apr_jax.text.shard_writer import ShardWriter
 from apr_jax.text.statistics import statistics
-from apr_jax.text.tokenizer import Tokenizer
 
 EOS_POLICIES = ("after", "between", "none")
 _BATCH_CHARACTERS = 4_000_000  # encoded together: enough for the vectorised parts to pay off
@@ -93,7 +92,7 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
     return report | notes | _settings(config, tokenizer, "train")
 
 
-def _check(config: CorpusConfig, tokenizer: Tokenizer) -> None:
+def _check(config: CorpusConfig, tokenizer: AnyTokenizer) -> None:
     if config.shard_tokens < 1:
         raise UserError(f"shard_tokens={config.shard_tokens}: must be at least 1")
     if config.eos_policy not in EOS_POLICIES:
@@ -116,7 +115,7 @@ def _check(config: CorpusConfig, tokenizer: Tokenizer) -> None:
                 raise UserError(f"{out}: lies inside the input {path}: choose another folder")
 
 
-def _settings(config: CorpusConfig, tokenizer: Tokenizer, part: str) -> dict[str, Any]:
+def _settings(config: CorpusConfig, tokenizer: AnyTokenizer, part: str) -> dict[str, Any]:
     """What decides the shards' bytes, besides the documents; `manifest.SETTINGS` names the keys."""
     has_eos = config.eos_policy != "none"
     split = {"part": part, "val_fraction": config.val_fraction} if config.val_out else None
@@ -147,7 +146,7 @@ def _batches(documents: Documents) -> Iterator[list[str]]:
 
 def _encode(
     batch: list[str],
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     train: ShardWriter,
     val: ShardWriter | None,
     val_fraction: float,
@@ -163,6 +162,6 @@ def _encode(
         writer.add(document, ids)
 
 
-def _statistics(folder: str, tokenizer: Tokenizer) -> dict[str, Any]:
+def _statistics(folder: str, tokenizer: AnyTokenizer) -> dict[str, Any]:
     space = tokenizer.encode(" ")
     return statistics(Shards(folder), tokenizer.unk_id, int(space[0]) if len(space) == 1 else None)

@@ -15,6 +15,8 @@ QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# A word begins at every whitespace character and nowhere else (see compat.py).
+WHITESPACE_PATTERN = r"\s\S*|\S+"
 
 _L, _N, _S = f"A-Za-z{LETTER}{LONG_S}", f"0-9{NUMBER}", rf"\t-\r {SPACE}"
 # Possessive repeats wherever giving back could not lead to a match: twice as fast.
@@ -27,15 +29,27 @@ _QWEN2 = re.compile(
     rf"|[{_S}]+(?![^{_S}])"
     rf"|[{_S}]++"
 )
+_WHITESPACE = re.compile(rf"[{_S}][^{_S}]*+|[^{_S}]++")
 
 
 def qwen2(text: str) -> list[str]:
     """The words of the text by Qwen2's expression. Joined they are the text."""
+    return _cut(_QWEN2, text)
+
+
+def whitespace(text: str) -> list[str]:
+    """The words of the text, each with the whitespace character before it."""
+    return _cut(_WHITESPACE, text)
+
+
+def _cut(pattern: re.Pattern[str], text: str) -> list[str]:
     folded = fold(text)
     if folded is text:
-        return _QWEN2.findall(text)
-    return [text[match.start() : match.end()] for match in _QWEN2.finditer(folded)]
+        return pattern.findall(text)
+    return [text[match.start() : match.end()] for match in pattern.finditer(folded)]
 
 
-PRETOKENIZERS: dict[str, Callable[[str], list[str]]] = {"qwen2": qwen2}
-PATTERNS = {QWEN2_PATTERN: "qwen2"}
+PRETOKENIZERS: dict[str, Callable[[str], list[str]]] = {"qwen2": qwen2, "whitespace": whitespace}
+# Those that a caller may name; "whitespace" is no model's.
+NAMEABLE = tuple(name for name in PRETOKENIZERS if name != "whitespace")
+PATTERNS = {QWEN2_PATTERN: "qwen2", WHITESPACE_PATTERN: "whitespace"}

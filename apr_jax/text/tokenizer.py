@@ -32,7 +32,7 @@ class Tokenizer:
 
     Attributes:
       vocabulary: what decides the ids.
-      format: "hex", "byte-level" or "tokenizer.json".
+      format: "hex", "byte-level", "tokenizer.json" or "tiktoken".
       vocab_size: the highest id plus one.
       normalization: "nfc" or "none".
       eos_id, unk_id: as in the vocabulary, or None.
@@ -108,6 +108,10 @@ class Tokenizer:
                 texts.append(self._texts[id_])
         return b"".join(texts).decode("utf-8", errors="replace")
 
+    def token_id(self, content: str) -> int | None:
+        """The id of the added token of this spelling, None if there is none."""
+        return self._added_ids.get(content)
+
     def token_bytes(self) -> np.ndarray:
         """uint16 [vocab_size]: bytes of text that each id stands for; 0 for special tokens."""
         sizes = [len(text) for text in self._texts]
@@ -126,12 +130,15 @@ class Tokenizer:
         """
         return tokenizer_json(self.vocabulary)
 
+    def __reduce__(self) -> tuple[type, tuple[Vocabulary]]:
+        return Tokenizer, (self.vocabulary,)
+
     def _known_added(self) -> dict[str | int, bytes]:
         return {id_: np.array([id_], "<i4").tobytes() for id_ in self._added_ids.values()}
 
     def _pieces(self, text: str) -> list[str | int]:
         if not text.isascii():
-            _refuse_surrogates(text)
+            refuse_surrogates(text)
         if self._added is None:
             return self._words(text)
         pieces: list[str | int] = []
@@ -176,7 +183,8 @@ class Tokenizer:
         return {(left, right): (rank, result) for rank, (left, right, result) in enumerate(rows)}
 
 
-def _refuse_surrogates(text: str) -> None:
+def refuse_surrogates(text: str) -> None:
+    """Raise TextError for a text with a lone surrogate, naming the first."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -10,6 +10,7 @@ from typing import Any
 from apr_jax.files import read_json
 from apr_jax.text.alphabet import spell, unspell
 from apr_jax.text.pretokenizers import PATTERNS
+from apr_jax.text.special_tokens import EOS
 from apr_jax.text.vocabulary import (
     AddedToken,
     Normalization,
@@ -20,10 +21,6 @@ from apr_jax.text.vocabulary import (
     resolve_merges,
 )
 
-# The added tokens that end a document, in order of preference. An ordinary entry of this spelling,
-# such as Qwen's `</s>`, is a piece of text that no model was taught to stop at.
-_EOS = ("<|endoftext|>", "</s>", "<eos>", "<|eos|>")
-
 
 def read_tokenizer_json(path: pathlib.Path) -> Vocabulary:
     """The vocabulary in the file.
@@ -33,7 +30,11 @@ def read_tokenizer_json(path: pathlib.Path) -> Vocabulary:
     Raises:
       TokenizerError: the file is damaged, or asks for something not supported.
     """
-    root = read_json(path)
+    return from_tokenizer_json(path, read_json(path))
+
+
+def from_tokenizer_json(path: pathlib.Path, root: Any) -> Vocabulary:
+    """The vocabulary in the contents of a tokenizer.json; `path` names them in errors."""
     model = _field(path, root, "model", dict)
     if model.get("type") != "BPE":
         raise TokenizerError(f"{path}: model type {model.get('type')!r} is not supported, only BPE")
@@ -64,7 +65,7 @@ def read_tokenizer_json(path: pathlib.Path) -> Vocabulary:
         finds_added=True,
         normalization=_normalization(path, root.get("normalizer")),
         pretokenizer=_pretokenizer(path, root.get("pre_tokenizer")),
-        eos_id=next((by_content[name] for name in _EOS if name in by_content), None),
+        eos_id=next((by_content[name] for name in EOS if name in by_content), None),
         unk_id=ids.get(model.get("unk_token") or ""),
     )
 

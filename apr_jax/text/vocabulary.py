@@ -31,7 +31,7 @@ class Vocabulary:
     """One tokenizer, whichever files it was read from.
 
     Attributes:
-      format: "hex", "byte-level" or "tokenizer.json".
+      format: "hex", "byte-level", "tokenizer.json" or "tiktoken".
       tokens: the bytes of each ordinary token by id, the 256 single bytes among them.
       merges_M3: int32, by rank: left id, right id, id of the result.
       added: the added tokens.

@@ -20,6 +20,7 @@ from apr_jax.text.batches import Shards
 from apr_jax.text.corpus import CorpusConfig, encode_corpus, split_of
 from apr_jax.text.hex_format import write_hex
 from apr_jax.text.manifest import ShardError
+from apr_jax.text.tokenizer import Tokenizer
 from apr_jax.text.trainer import train_bpe
 
 TEXTS = [f"def f{i}(x):\n    return x + {i} * 'café{i % 7}'\n" * (i % 5) for i in range(60)]
@@ -183,13 +184,13 @@ def test_finished_shards_are_not_encoded_again(config, monkeypatch):
     encode_corpus(config)
     before = contents(config.out)
     encoded = []
-    encode_batch = corpus_lib.Tokenizer.encode_batch
+    encode_batch = Tokenizer.encode_batch
 
     def counting(self, texts):
         encoded.extend(texts)
         return encode_batch(self, texts)
 
-    monkeypatch.setattr(corpus_lib.Tokenizer, "encode_batch", counting)
+    monkeypatch.setattr(Tokenizer, "encode_batch", counting)
     encode_corpus(config)
     assert encoded == [" "]  # the statistics ask for its id
     pathlib.Path(config.out, "shard-00001.bin").write_bytes(b"damaged!")
