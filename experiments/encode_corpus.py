@@ -5,21 +5,28 @@ import time
 from absl import flags
 
 from apr_jax.text.corpus import EOS_POLICIES, CorpusConfig, encode_corpus
+from apr_jax.text.loading import COMPATS
 from apr_jax.text.pretokenizers import NAMEABLE
 from experiments.program import report, run
 
 _INPUT = flags.DEFINE_multi_string(
-    "input", None, "JSONL file, text file or folder of them; may be repeated.", required=True
+    "input",
+    None,
+    "JSONL, Parquet or text file, also compressed, or folder of them; may be repeated.",
+    required=True,
 )
 _TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "Folder with tokenizer.json, or vocab.json and merges.txt.", required=True
+    "tokenizer",
+    None,
+    "Folder or file of a tokenizer, see import_tokenizer; or a model with one in it.",
+    required=True,
 )
 _OUT = flags.DEFINE_string("out", None, "Folder for the shards and report.json.", required=True)
 _PRETOKENIZER = flags.DEFINE_enum(
     "pretokenizer",
     None,
     NAMEABLE,
-    "How text is cut into words, for byte-level vocab.json and merges.txt without tokenizer.json.",
+    "How text is cut into words, for tokenizers that do not say it; unset means that they do.",
 )
 _SHARD_TOKENS = flags.DEFINE_integer(
     "shard_tokens",
@@ -27,7 +34,9 @@ _SHARD_TOKENS = flags.DEFINE_integer(
     "A shard is closed after the document with which it has so many tokens.",
     lower_bound=1,
 )
-_CONTENT_FIELD = flags.DEFINE_string("content_field", "content", "Key of the text in JSONL.")
+_CONTENT_FIELD = flags.DEFINE_string(
+    "content_field", "content", "Key of the text in JSONL, its column in Parquet."
+)
 _EOS_POLICY = flags.DEFINE_enum(
     "eos_policy", "after", EOS_POLICIES, "Where the end-of-text token goes."
 )
@@ -37,6 +46,24 @@ _VAL_FRACTION = flags.DEFINE_float(
 _VAL_OUT = flags.DEFINE_string("val_out", None, "Folder for the held-out shards.")
 _MAX_BAD = flags.DEFINE_integer(
     "max_bad", 0, "Damaged lines or files that may be skipped; 0 stops at the first.", lower_bound=0
+)
+_EOS_TOKEN = flags.DEFINE_string(
+    "eos_token",
+    None,
+    "Special token that separates documents; unset takes the tokenizer's end of text.",
+)
+_COMPAT = flags.DEFINE_enum(
+    "compat",
+    None,
+    COMPATS,
+    "Ids as an older program wrote them, to check old corpora; they are not the model's. "
+    "Unset gives the model's.",
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers",
+    0,
+    "Processes that encode; 0 takes all cores that the input is worth. The shards stay the same.",
+    lower_bound=0,
 )
 
 
@@ -54,6 +81,9 @@ def main() -> int:
             val_fraction=_VAL_FRACTION.value,
             val_out=_VAL_OUT.value,
             max_bad=_MAX_BAD.value,
+            eos_token=_EOS_TOKEN.value,
+            compat=_COMPAT.value,
+            workers=_WORKERS.value,
         )
     )
     summary = [_line(_OUT.value, values)]
