@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
-from apr_jax.text.tokenizer import TextError, refuse_surrogates
+from apr_jax.text.tokenizer import TextError, lone_surrogate
 from apr_jax.text.vocabulary import TokenizerError
 
 
@@ -53,7 +53,10 @@ class SentencePieceTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32. Raises TextError for lone surrogates."""
         for text in texts:
-            refuse_surrogates(text)
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise lone_surrogate(text, error.start) from error
         encoded = self._processor.encode(list(texts), out_type=int, num_threads=1)
         return [np.array(ids, np.int32) for ids in encoded]
 
