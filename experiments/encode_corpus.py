@@ -100,7 +100,8 @@ def _line(folder: str, part: dict) -> str:
     return (
         f"{folder}: {part['tokens']:,} tokens of {part['documents']:,} documents in "
         f"{part['shards']:,} shards; {part['bytes_per_token']:.2f} bytes a token, "
-        f"{part['entropy_bits']:.2f} bits, {part['distinct_tokens']:,} distinct tokens"
+        f"{part['entropy_bits']:.2f} of {part['entropy_ceiling_bits']:.2f} bits, "
+        f"{part['distinct_tokens']:,} distinct tokens"
     )
 
 

@@ -15,7 +15,7 @@ from apr_jax.text.encoder import DIGEST, Encoder, Task, hash_of, is_held_out
 from apr_jax.text.loading import AnyTokenizer, load_tokenizer
 from apr_jax.text.shard_writer import ShardWriter
 from apr_jax.text.sources import Source, find_sources
-from apr_jax.text.statistics import statistics
+from apr_jax.text.statistics import corpus_statistics
 from apr_jax.text.workers import Workers, default_count
 
 EOS_POLICIES = ("after", "between", "none")
@@ -70,8 +70,8 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
     """Encode the corpus; a run that was cut off goes on where it was, to the same bytes.
 
     Returns:
-      The report: `statistics` of the shards in `out`, what was skipped, the settings; under `val`
-      the statistics of the held-out shards, if any.
+      The report: `corpus_statistics` of the shards in `out`, what was skipped, the settings; under
+      `val` those of the held-out shards, if any.
 
     Raises:
       UserError: a setting contradicts another or the tokenizer; the input cannot be read; a folder
@@ -97,17 +97,20 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
     )
     tally = blocks.Tally(config.max_bad)
     _write(config, sources, encoder, writers, tally)
+    space = tokenizer.encode(" ")
     notes = {
         "inputs": list(config.inputs),
         "compat": config.compat,
+        "unk_id": tokenizer.unk_id,
+        "space_id": int(space[0]) if len(space) == 1 else None,
         "skipped": dict(tally.skipped),
         "bad": tally.bad,
     }
     for writer in writers:
         writer.finish(tokenizer.token_bytes(), notes)
-    report = _statistics(config.out, tokenizer)
+    report = corpus_statistics(Shards(config.out))
     if config.val_out:
-        report["val"] = _statistics(config.val_out, tokenizer)
+        report["val"] = corpus_statistics(Shards(config.val_out))
     return report | notes | settings["train"]
 
 
@@ -193,8 +196,3 @@ def _settings(
         "content_field": config.content_field,
         "split": split,
     }
-
-
-def _statistics(folder: str, tokenizer: AnyTokenizer) -> dict[str, Any]:
-    space = tokenizer.encode(" ")
-    return statistics(Shards(folder), tokenizer.unk_id, int(space[0]) if len(space) == 1 else None)

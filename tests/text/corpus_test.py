@@ -19,6 +19,7 @@ from apr_jax.text.batches import Shards
 from apr_jax.text.corpus import CorpusConfig, encode_corpus, split_of
 from apr_jax.text.hex_format import write_hex
 from apr_jax.text.manifest import ShardError
+from apr_jax.text.statistics import statistics
 from apr_jax.text.tokenizer import Tokenizer
 from apr_jax.text.trainer import train_bpe
 
@@ -103,6 +104,25 @@ def test_statistics_are_counted_in_the_shards(config, qwen_file):
     assert report["unk_fraction"] == 0
     assert report["bytes_per_token"] == sum(len(t.encode()) for t in TEXTS) / len(ids)
     assert ids.count(151643) == len(TEXTS)
+    assert report["entropy_ceiling_bits"] == math.log2(len(ids))
+    assert report["first_window"]["tokens"] == len(ids) < 32_768
+    shards = Shards(config.out)
+    start, stop = 150, 450  # over the end of a shard
+    window, some = statistics(shards, start, stop), ids[start:stop]
+    shares = [count / 300 for count in collections.Counter(some).values()]
+    assert window["entropy_bits"] == pytest.approx(-sum(p * math.log2(p) for p in shares))
+    assert (window["start"], window["tokens"]) == (150, 300)
+    assert window["distinct_tokens"] == len(shares)
+    assert window["bytes_per_token"] == shards.token_bytes[some].sum() / 300
+    assert window["single_space_fraction"] == some.count(220) / 300
+    for start, stop in ((5, 5), (-1, 4), (0, len(ids) + 1)):
+        with pytest.raises(IndexError, match=rf"tokens {start}:{stop} of a stream"):
+            statistics(shards, start, stop)
+    # The original's folders have neither bytes nor names for ids.
+    (pathlib.Path(config.out) / "manifest.json").unlink()
+    bare = statistics(Shards(config.out))
+    assert bare["entropy_bits"] == pytest.approx(report["entropy_bits"])
+    assert bare["bytes_per_token"] is bare["unk_fraction"] is None
 
 
 def test_equal_documents_fall_on_the_same_side(config, tmp_path):
@@ -254,7 +274,7 @@ def test_finished_shards_are_not_encoded_again(config, monkeypatch):
 
     monkeypatch.setattr(Tokenizer, "encode_batch", counting)
     encode_corpus(config)
-    assert encoded == [" "]  # the statistics ask for its id
+    assert encoded == []
     pathlib.Path(config.out, "shard-00001.bin").write_bytes(b"damaged!")
     encoded.clear()
     encode_corpus(config)

@@ -170,7 +170,7 @@ def test_damaged_compressed_files_are_named(tmp_path, suffix, damage):
 
 
 @given(st.binary(max_size=300), st.sampled_from(sorted(COMPRESS)))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
 def test_whatever_a_compressed_file_holds_it_is_one_line(tmp_path_factory, tail, suffix):
     path = tmp_path_factory.mktemp("hostile") / f"a.jsonl.{suffix}"
     path.write_bytes(COMPRESS[suffix](lines_of(["a"])) + tail)
@@ -228,7 +228,7 @@ def test_what_is_wrong_with_a_parquet_file_is_said(tmp_path, monkeypatch):
     st.integers(1, 60),
     st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_where_blocks_are_cut_changes_nothing(tmp_path_factory, texts, size, ends):
     path = tmp_path_factory.mktemp("blocks") / "a.jsonl"
     data = lines_of([text for text in texts])

@@ -68,7 +68,7 @@ PATTERNS = {"qwen2": QWEN2_PATTERN, "gpt2": openai_public.r50k_pat_str}
     text=texts,
     name=st.sampled_from(sorted(PATTERNS)),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 def test_any_ranks_that_merges_can_make_give_the_ids_of_tiktoken(
     tmp_path_factory, words, text, name
 ):
@@ -152,7 +152,7 @@ def test_a_file_that_was_cut_is_refused(small):
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 def test_whatever_the_file_holds_it_is_one_line(tmp_path_factory, tail):
     path = tmp_path_factory.mktemp("hostile") / "a.tiktoken"
     rank_file(path, BYTES)
