@@ -9,6 +9,7 @@ import numpy as np
 
 from apr_jax.codec import Checkpoint, open_checkpoint
 from apr_jax.codec.claims import contradiction
+from apr_jax.codec.stats import count_not_finite
 from apr_jax.errors import UserError
 from apr_jax.model.params import to_tree
 from apr_jax.model.qwen2 import Qwen2
@@ -43,9 +44,9 @@ def load_model(
     with open_checkpoint(path) as checkpoint:
         _check_coverage(checkpoint)
         checkpoint.require_true_types()
-        named = {name: _read(checkpoint, name, param_dtype) for name in checkpoint.names}
+        named = {name: _load(checkpoint, name, param_dtype) for name in checkpoint.names}
         model = Qwen2(checkpoint.config, compute_dtype, attention_impl, remat)
-    return model, jax.device_put(to_tree(named))
+    return model, to_tree(named)
 
 
 def _check_coverage(checkpoint: Checkpoint) -> None:
@@ -55,18 +56,22 @@ def _check_coverage(checkpoint: Checkpoint) -> None:
         raise LoadError(f"{checkpoint.path}: {family}{coverage.describe()}")
 
 
-def _read(checkpoint: Checkpoint, name: str, dtype: Any) -> np.ndarray:
-    if not jnp.issubdtype(checkpoint.dtype(name), jnp.floating):
+def _load(checkpoint: Checkpoint, name: str, dtype: Any) -> jax.Array:
+    """One parameter on the device: it goes there as it is stored, and is cast there."""
+    stored = checkpoint.dtype(name)
+    if not jnp.issubdtype(stored, jnp.floating):
         raise LoadError(
-            f"{checkpoint.path}: {name} has type {checkpoint.dtype(name)}, a parameter needs a "
+            f"{checkpoint.path}: {name} has type {stored}, a parameter needs a "
             "floating one; convert the model again from its source"
         )
-    with np.errstate(over="ignore"):  # the check below says it better
-        array = np.array(checkpoint.read(name), dtype)
-    bad = array.size - np.count_nonzero(np.isfinite(array))
-    if bad:
+    array = checkpoint.read(name)
+    if jnp.finfo(stored).max > jnp.finfo(dtype).max:
+        with np.errstate(over="ignore"):  # the check below says it better
+            array = array.astype(dtype)
+    if bad := count_not_finite(array):
         raise LoadError(
             f"{checkpoint.path}: {name} has {bad:,} of {array.size:,} values that are not finite "
             f"in {array.dtype}; the file is damaged or its type is mislabelled"
         )
-    return array
+    # A copy also on the CPU: the file under a view may change while the model is in use.
+    return jax.device_put(array, may_alias=False).astype(dtype)
