@@ -92,8 +92,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
       UserError: the file is missing or is not JSON.
     """
-    if pathlib.Path(path).exists() and not pathlib.Path(path).is_file():
-        raise UserError(f"{path}: is not a regular file")  # of a pipe, reading would not end
     try:
         with open_regular(path) as file:
             return json.loads(file.read())

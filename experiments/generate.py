@@ -14,11 +14,18 @@ from apr_jax.codec import open_checkpoint
 from apr_jax.errors import UserError
 from apr_jax.model import generate, load_model
 from apr_jax.text import load_tokenizer
+from apr_jax.text.pretokenizers import NAMEABLE
 from experiments import program
 
 _APR = flags.DEFINE_string("apr", None, "the model: an .apr file or a HuggingFace folder")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "a tokenizer file or folder; unset means the one beside the model"
+)
+_PRETOKENIZER = flags.DEFINE_enum(
+    "pretokenizer",
+    None,
+    NAMEABLE,
+    "how text is cut into words, for tokenizers that do not say it; unset means that they do",
 )
 _PROMPT = flags.DEFINE_string("prompt", None, "the text to continue")
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 100, "tokens to add at most", lower_bound=1)
@@ -30,13 +37,14 @@ _TOP_P = flags.DEFINE_float(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "decides every sample")
 _OUT = flags.DEFINE_string("out", None, "folder for report.json; unset writes none")
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 flags.mark_flags_as_required(["apr", "prompt"])
 
 
 def main() -> int:
     on_gpu = jax.default_backend() == "gpu"
     tokenizer_path = _TOKENIZER.value or _beside(pathlib.Path(_APR.value))
-    tokenizer = load_tokenizer(tokenizer_path)
+    tokenizer = load_tokenizer(tokenizer_path, pretokenizer=_PRETOKENIZER.value)
     model, params = load_model(_APR.value, compute_dtype=jnp.bfloat16 if on_gpu else jnp.float32)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
@@ -79,11 +87,13 @@ def main() -> int:
 
 
 def _beside(model: pathlib.Path) -> pathlib.Path:
-    """The folder of the tokenizer that travels with the model."""
+    """The folder of the tokenizer that travels with the model, or the model that holds it."""
     with open_checkpoint(model) as checkpoint:
         for file in checkpoint.companions:
-            if file.name in ("tokenizer.json", "vocab.json"):
+            if file.name in _TOKENIZERS:
                 return file.parent
+        if not checkpoint.companions and checkpoint.companion_files():
+            return model
     raise UserError(f"{model}: no tokenizer came with this model; name one by --tokenizer")
 
 

@@ -60,7 +60,7 @@ def test_the_original_s_files_need_the_rule_named(tmp_path):
         ({"tokenizer.vocabulary": [1], "tokenizer.merges": MERGES}, "not a list of strings"),
         ({"tokenizer.vocabulary": ["a"], "tokenizer.merges": ["a b"]}, "of the 256 symbols"),
         ({"tokenizer.vocabulary": TOKENS, "tokenizer.merges": ["a"]}, "merge 0 is 'a', not two"),
-        (OWN | {"tokenizer.pre_type": "gpt-2"}, "pre-tokeniser is 'gpt-2'"),
+        (OWN | {"tokenizer.pre_type": "gpt-9"}, "pre-tokeniser is 'gpt-9'"),
     ],
 )
 def test_incomplete_vocabularies_are_refused(tmp_path, keys, message):
