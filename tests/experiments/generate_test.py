@@ -90,7 +90,9 @@ def test_the_vocabulary_inside_a_model_serves(tmp_path: pathlib.Path) -> None:
         "tokenizer.merges": [],
     }
     write_apr(tmp_path / "own.apr", small.weights(CONFIG), CONFIG.to_apr() | own)
-    result = run(f"--apr={tmp_path / 'own.apr'}", "--prompt=ab", f"--out={tmp_path}")
+    result = run(
+        f"--apr={tmp_path / 'own.apr'}", "--prompt=ab", "--max_tokens=3", f"--out={tmp_path}"
+    )
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "report.json").read_text())["prompt_tokens"] == 2
     result = run(f"--apr={tmp_path / 'own.apr'}", "--prompt=ab", "--pretokenizer=qwen2")
