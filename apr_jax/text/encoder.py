@@ -69,9 +69,9 @@ class Encoder:
         contents = blocks.read(task.block, self.content_field, self.most_bad)
         texts, contents.texts = contents.texts, []
         documents = [text.encode() for text in texts]
-        digests = b"".join([hash_of(document) for document in documents])
+        digests = b"".join(map(hash_of, documents))
         digests_D16 = np.frombuffer(digests, np.uint8).reshape(-1, DIGEST)
-        sizes = np.array([len(document) for document in documents], np.int64)
+        sizes = np.fromiter(map(len, documents), np.int64, len(documents))
         sides = [np.ones(len(texts), bool)]
         if self.val_fraction is not None:
             held_out = is_held_out(digests_D16, self.val_fraction)
@@ -84,9 +84,8 @@ class Encoder:
         return Answer(contents, len(texts), parts)
 
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        encoded = self.tokenizer.encode_batch(texts)
-        counts = np.array([len(ids) for ids in encoded], np.int64)
-        ids = np.concatenate([np.zeros(0, np.int32), *encoded]).astype("<u4")
+        ids, offsets = self.tokenizer.encode_flat(texts)
+        ids, counts = ids.astype("<u4"), np.diff(offsets)
         if self.eos_id is None:
             return counts, ids
         places = np.cumsum(counts) - counts if self.eos_first else np.cumsum(counts)

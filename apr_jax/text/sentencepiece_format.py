@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -52,13 +53,21 @@ class SentencePieceTokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32. Raises TextError for lone surrogates."""
+        return [np.array(ids, np.int32) for ids in self._encode(texts)]
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As that of `Tokenizer`: the ids of all texts, and where each text's begin and end."""
+        encoded = self._encode(texts)
+        offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        return np.fromiter(itertools.chain.from_iterable(encoded), np.int32), offsets
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         for text in texts:
             try:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise lone_surrogate(text, error.start) from error
-        encoded = self._processor.encode(list(texts), out_type=int, num_threads=1)
-        return [np.array(ids, np.int32) for ids in encoded]
+        return self._processor.encode(list(texts), out_type=int, num_threads=1)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids by the library's rules; ids beyond the pieces stand for no text.

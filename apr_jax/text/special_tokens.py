@@ -37,14 +37,15 @@ class SpecialTokens:
 
     @classmethod
     def beside(cls, folder: pathlib.Path) -> Self:
-        """Those that the folder's tokenizer_config.json names; none without such a file.
+        """Those that the folder's tokenizer_config.json and older added_tokens.json name, if any.
 
         Raises:
           TokenizerError: the file is damaged, or a token asks for what is not supported.
         """
+        older = cls(_older(folder / "added_tokens.json"))
         path = folder / CONFIG
         if not path.exists():
-            return cls()
+            return older
         config = read_json(path)
         listed = config.get("added_tokens_decoder", {}) if isinstance(config, dict) else None
         if not isinstance(listed, dict):
@@ -53,7 +54,8 @@ class SpecialTokens:
         eos = eos.get("content") if isinstance(eos, dict) else eos
         added = tuple(_added_token(path, id_, token) for id_, token in listed.items())
         normalized = (token["content"] for token in listed.values() if token.get("normalized"))
-        return cls(added, eos if isinstance(eos, str) else None, next(normalized, None))
+        found = cls(added, eos if isinstance(eos, str) else None, next(normalized, None))
+        return found.also(older.added)
 
     def also(self, tokens: Iterable[AddedToken]) -> Self:
         """These and further tokens; where an id or a content is here already, it stays."""
@@ -89,6 +91,19 @@ class SpecialTokens:
                 )
             contents.add(token.content)
             ids[token.id] = repr(token.content)
+
+
+def _older(path: pathlib.Path) -> tuple[AddedToken, ...]:
+    """The tokens of an added_tokens.json, which only has their ids."""
+    if not path.exists():
+        return ()
+    listed = read_json(path)
+    if not isinstance(listed, dict):
+        raise TokenizerError(f"{path}: is not an object of tokens with their ids")
+    return tuple(
+        AddedToken(check_id(path, content, id_), content, special=True)
+        for content, id_ in listed.items()
+    )
 
 
 def _added_token(path: pathlib.Path, key: str, token: Any) -> AddedToken:

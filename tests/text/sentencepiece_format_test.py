@@ -53,6 +53,10 @@ def test_ids_are_those_of_the_library(model):
         assert ids.dtype == np.int32
         assert ids.tolist() == library.encode(text) == tokenizer.encode(text).tolist()
         assert tokenizer.decode(ids) == library.decode(ids.tolist())
+    ids, offsets = tokenizer.encode_flat(batch)
+    assert np.diff(offsets).tolist() == [len(library.encode(text)) for text in batch]
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [id_ for text in batch for id_ in library.encode(text)]
     assert tokenizer.vocab_size == library.get_piece_size()
     assert load_tokenizer(model / "tokenizer.model").sha256 == tokenizer.sha256
 

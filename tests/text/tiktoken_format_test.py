@@ -112,6 +112,8 @@ def test_special_tokens_come_from_the_configuration_beside(small):
     tokenizer = load_tokenizer(small, pretokenizer="qwen2")
     assert tokenizer.encode("ab<tool>a").tolist() == [256, 301, 97 if BYTES[97] == b"a" else 0]
     assert (tokenizer.eos_id, tokenizer.vocab_size) == (300, 302)
+    (small.parent / "added_tokens.json").write_text('{"<tool>": 301, "<older>": 305}')
+    assert load_tokenizer(small, pretokenizer="qwen2").encode("<older>").tolist() == [305]
     for token, message in [
         ({"257": {"content": "x"}}, r"'x' \(id 257\) is there twice, or its id is that of b'abc'"),
         ({"x": {"content": "x"}}, "has id 'x', not an integer"),
