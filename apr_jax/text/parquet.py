@@ -36,8 +36,11 @@ def read_column(path: pathlib.Path, column: str) -> Iterator[tuple[bytes, np.nda
                 texts = batch.column(0).cast(pyarrow.large_string())
                 read += len(texts)
                 yield (*_content(texts.drop_null()), texts.null_count, read / total)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0]
+    except CorpusError:
+        raise
+    # What a damaged file makes the package trip over can be of any class.
+    except Exception as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise CorpusError(f"{path}: cannot be read as Parquet ({reason})") from error
 
 

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of one door of the codec. `make fuzz` sets up what this needs.
+"""Coverage-guided fuzzing of one door of the codec or of text. `make fuzz` sets up what this needs.
 
 python -m tests.fuzz.run DOOR CORPUS [libFuzzer options]
 
@@ -17,7 +17,7 @@ import tempfile
 
 import atheris
 
-with atheris.instrument_imports(include=["apr_jax.codec", "apr_jax.files"]):
+with atheris.instrument_imports(include=["apr_jax.codec", "apr_jax.files", "apr_jax.text"]):
     from tests.fuzz import doors
 
 from apr_jax.codec.header import HEADER_BYTES, sealed
@@ -38,7 +38,7 @@ def main() -> None:
         atheris.Setup(
             [sys.argv[0], *defaults, *options, *places],
             lambda data: doors.DOORS[door](data, folder),
-            custom_mutator=_MUTATORS[door],
+            custom_mutator=_MUTATORS.get(door, _mutate),
         )
         _limit_memory()
         atheris.Fuzz()
@@ -82,7 +82,7 @@ def _mutate(data: bytes, max_size: int, seed: int) -> bytes:
     return atheris.Mutate(data, max_size)
 
 
-_MUTATORS = {"apr": _mutate_apr, "hf_folder": _mutate_folder, "gguf": _mutate}
+_MUTATORS = {"apr": _mutate_apr, "hf_folder": _mutate_folder}
 
 
 def _limit_memory() -> None:
