@@ -96,7 +96,10 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
         val_fraction=config.val_fraction if config.val_out else None,
     )
     tally = blocks.Tally(config.max_bad)
-    _write(config, sources, encoder, writers, tally)
+    total = sum(source.size for source in sources)
+    count = config.workers or min(default_count(), 1 + total // _WORTH_A_WORKER)
+    with Workers(count, encoder) as workers, Progress("encoding", total, "B") as progress:
+        _write(config, sources, workers, writers, tally, progress)
     space = tokenizer.encode(" ")
     notes = {
         "inputs": list(config.inputs),
@@ -108,38 +111,36 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
     }
     for writer in writers:
         writer.finish(tokenizer.token_bytes(), notes)
-    report = corpus_statistics(Shards(config.out))
+    report = corpus_statistics(Shards(config.out), count)
     if config.val_out:
-        report["val"] = corpus_statistics(Shards(config.val_out))
+        report["val"] = corpus_statistics(Shards(config.val_out), count)
     return report | notes | settings["train"]
 
 
 def _write(
     config: CorpusConfig,
     sources: Sequence[Source],
-    encoder: Encoder,
+    workers: Workers,
     writers: Sequence[ShardWriter],
     tally: blocks.Tally,
+    progress: Progress,
 ) -> None:
     """Encode what the writers have not written yet, in order."""
-    total = sum(source.size for source in sources)
-    count = config.workers or min(default_count(), 1 + total // _WORTH_A_WORKER)
 
     def tasks() -> Iterator[Task]:
         for block in blocks.cut(sources, config.content_field):
             yield Task(block, tuple(writer.needs_ids(1) for writer in writers))
 
-    with Workers(count, encoder) as workers, Progress("encoding", total, "B") as progress:
-        for task, answer in workers.ordered(tasks()):
-            tally.add(task.block, answer.contents, answer.documents)
-            for part, writer in zip(answer.parts, writers, strict=True):
-                if part.counts is None and writer.needs_ids(len(part.sizes)):
-                    # The finished shards end in this block.
-                    answer = workers(Task(task.block, (True,) * len(writers)))
-            for part, writer in zip(answer.parts, writers, strict=True):
-                writer.add(part)
-            progress.update(task.block.size)
-        tally.require_some(len(sources), config.content_field)
+    for task, answer in workers.ordered(tasks()):
+        tally.add(task.block, answer.contents, answer.documents)
+        for part, writer in zip(answer.parts, writers, strict=True):
+            if part.counts is None and writer.needs_ids(len(part.sizes)):
+                # The finished shards end in this block.
+                answer = workers(Task(task.block, (True,) * len(writers)))
+        for part, writer in zip(answer.parts, writers, strict=True):
+            writer.add(part)
+        progress.update(task.block.size)
+    tally.require_some(len(sources), config.content_field)
 
 
 def _eos_id(config: CorpusConfig, tokenizer: AnyTokenizer) -> int | None:

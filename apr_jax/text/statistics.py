@@ -1,21 +1,28 @@
 """What a stream of token ids looks like: the figures by which a broken encoding shows."""
 
+import dataclasses
 import math
+import pathlib
 from typing import Any
 
 import numpy as np
 
 from apr_jax.text.batches import Shards
+from apr_jax.text.workers import Workers
 
 _CHUNK = 1 << 22  # tokens counted at a time
+_SPAN = 1 << 25  # tokens for which another process is worth it
 
 
-def statistics(shards: Shards, start: int = 0, stop: int | None = None) -> dict[str, Any]:
+def statistics(
+    shards: Shards, start: int = 0, stop: int | None = None, workers: int = 1
+) -> dict[str, Any]:
     """Figures of the stream from token `start` to `stop`, counted in the shards themselves.
 
     Args:
       shards: a folder of shards, of this program or the original.
       start, stop: the window; without `stop` all that follows.
+      workers: processes that count a long window.
 
     Returns:
       start, tokens: where the window lies.
@@ -38,7 +45,7 @@ def statistics(shards: Shards, start: int = 0, stop: int | None = None) -> dict[
     if not 0 <= start < stop <= shards.num_tokens:
         raise IndexError(f"tokens {start}:{stop} of a stream of {shards.num_tokens}")
     manifest = shards.manifest
-    counts = _count(shards, start, stop)
+    counts = _count_by(workers, shards, start, stop)
     size = stop - start
     shares = counts[counts > 0] / size
     vocab_size = len(counts) if manifest is None else manifest["vocab_size"]
@@ -55,7 +62,7 @@ def statistics(shards: Shards, start: int = 0, stop: int | None = None) -> dict[
     }
 
 
-def corpus_statistics(shards: Shards) -> dict[str, Any]:
+def corpus_statistics(shards: Shards, workers: int = 1) -> dict[str, Any]:
     """Figures of a whole folder that `encode_corpus` wrote: `statistics`, and beside them
 
     documents, shards: counts.
@@ -65,7 +72,7 @@ def corpus_statistics(shards: Shards) -> dict[str, Any]:
     manifest = shards.manifest
     if manifest is None:
         raise ValueError(f"{shards.folder} was not written by encode_corpus")
-    whole = statistics(shards)
+    whole = statistics(shards, workers=workers)
     del whole["start"]
     return whole | {
         "documents": manifest["documents"],
@@ -74,6 +81,29 @@ def corpus_statistics(shards: Shards) -> dict[str, Any]:
         "bytes_per_token": manifest["bytes"] / shards.num_tokens,
         "first_window": statistics(shards, 0, min(32_768, shards.num_tokens)),
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Counter:
+    """Counts a span of a folder's stream, in a process of its own."""
+
+    folder: pathlib.Path
+
+    def __call__(self, span: tuple[int, int]) -> np.ndarray:
+        return _count(Shards(self.folder), *span)
+
+
+def _count_by(workers: int, shards: Shards, start: int, stop: int) -> np.ndarray:
+    spans = [(at, min(at + _SPAN, stop)) for at in range(start, stop, _SPAN)]
+    if min(workers, len(spans)) == 1:
+        return _count(shards, start, stop)
+    counts = np.zeros(0, np.int64)
+    with Workers(min(workers, len(spans)), _Counter(shards.folder.absolute())) as pool:
+        for _, more in pool.ordered(spans):
+            counts, more = sorted((counts, more), key=len)
+            more[: len(counts)] += counts
+            counts = more
+    return counts
 
 
 def _count(shards: Shards, start: int, stop: int) -> np.ndarray:

@@ -15,6 +15,7 @@ import pytest
 
 from apr_jax.errors import UserError
 from apr_jax.text import blocks, load_tokenizer
+from apr_jax.text import statistics as statistics_lib
 from apr_jax.text.batches import Shards
 from apr_jax.text.corpus import CorpusConfig, encode_corpus, split_of
 from apr_jax.text.hex_format import write_hex
@@ -118,6 +119,9 @@ def test_statistics_are_counted_in_the_shards(config, qwen_file):
     for start, stop in ((5, 5), (-1, 4), (0, len(ids) + 1)):
         with pytest.raises(IndexError, match=rf"tokens {start}:{stop} of a stream"):
             statistics(shards, start, stop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics_lib, "_SPAN", 70)
+        assert statistics(shards, 150, 450, workers=3) == window
     # The original's folders have neither bytes nor names for ids.
     (pathlib.Path(config.out) / "manifest.json").unlink()
     bare = statistics(Shards(config.out))
