@@ -156,13 +156,12 @@ def _print_batches(encoders: dict[str, _Encode], batches: Iterator[list[str]]) -
             if number:
                 rates[name].append(size / seconds / 1e6)
         _check(encoders, batch)
-    print(f"| encoder | MB/s | x HuggingFace, over {len(rates['apr-jax'])} batches | ours over it |")
+    ours, peer = rates["apr-jax"], rates["HuggingFace encode_batch"]
+    print(f"| encoder | MB/s | x HuggingFace, over {len(ours)} batches | ours over it |")
     print("|---|---|---|---|")
     for name, its in rates.items():
-        print(
-            f"| {name} | {statistics.median(its):.1f} | "
-            f"{_ratios(its, rates['HuggingFace encode_batch'])} | {_ratios(rates['apr-jax'], its)} |"
-        )
+        rate = f"{statistics.median(its):.1f}"
+        print(f"| {name} | {rate} | {_ratios(its, peer)} | {_ratios(ours, its)} |")
 
 
 def _print_small_calls(encoders: dict[str, _Encode], texts: Sequence[str]) -> None:

@@ -79,7 +79,7 @@ class BatchEncoder:
             (np.flatnonzero(is_ascii), _ascii_pieces),
             (np.flatnonzero(~is_ascii), _other_pieces),
         ):
-            ids, lengths[which] = self._encode_pieces(pieces([texts[i] for i in which]))
+            ids, lengths[which] = self._encode_pieces(pieces([texts[i] for i in which.tolist()]))
             ends = np.cumsum(lengths[which]).tolist()
             for i, start, end in zip(which.tolist(), [0, *ends], ends, strict=False):
                 rows[i] = ids[start:end]

@@ -68,7 +68,7 @@ class Vocabulary:
 
     def sha256(self) -> str:
         """The hash of everything that decides ids, independent of the files' layout."""
-        rules = {
+        rules: dict[str, object] = {
             "added": sorted((t.id, t.content) for t in self.added if self.finds_added),
             "normalization": self.normalization,
             "pretokenizer": self.pretokenizer,
