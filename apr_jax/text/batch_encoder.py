@@ -18,7 +18,7 @@ from apr_jax.text.ragged import Rows, spans
 from apr_jax.text.word_table import ABSENT, LONGEST, Text, WordTable
 
 _LOT = 1 << 23  # characters whose new words are merged together
-_PIECE = 1 << 17  # characters gone through at once
+_PIECE = 1 << 18
 _BITS = 20
 _DIVIDER = chr(DIVIDER_POINT)
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
@@ -79,7 +79,7 @@ class BatchEncoder:
             (np.flatnonzero(is_ascii), _ascii_pieces),
             (np.flatnonzero(~is_ascii), _other_pieces),
         ):
-            ids, lengths[which] = self._encode_pieces(pieces([texts[i] for i in which]))
+            ids, lengths[which] = self._encode_pieces(pieces([texts[i] for i in which.tolist()]))
             ends = np.cumsum(lengths[which]).tolist()
             for i, start, end in zip(which.tolist(), [0, *ends], ends, strict=False):
                 rows[i] = ids[start:end]
@@ -92,12 +92,14 @@ class BatchEncoder:
             text = Text(data)
             starts = self._cutter.starts(folded)
             if folded is not data:  # from characters to bytes
-                starts = np.flatnonzero((text.bytes[: len(data)] & 0xC0) != 0x80)[starts]
-            lengths = np.diff(starts, append=len(data))
+                starts = np.flatnonzero((text.bytes[: len(data)] & 0xC0) != 0x80).take(starts)
+            lengths = np.empty_like(starts)
+            np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+            lengths[-1] = len(data) - starts[-1]
             values = self._table.find(text, starts, lengths)
             absent = np.flatnonzero(values == ABSENT)
             known.append(values)
-            octets = text.bytes[spans(starts[absent], lengths[absent])]
+            octets = text.bytes.take(spans(starts[absent], lengths[absent]))
             unseen.append((absent, octets, lengths[absent]))
         self._fill_in(known, unseen)
         parts = [self._ids_of(values) for values in known]
@@ -180,7 +182,8 @@ def _other_pieces(texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
     for start, stop in _cuts(_BREAK, joined):
         piece = joined[start:stop]
         points = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), "<u4")
-        yield classes()[points].tobytes(), piece.encode("utf-8", "surrogateescape")
+        folded = classes().take(points.astype(np.intp))
+        yield folded.tobytes(), piece.encode("utf-8", "surrogateescape")
 
 
 def _cuts(pattern: re.Pattern[Any], text: Any) -> Iterator[tuple[int, int]]:

@@ -68,4 +68,5 @@ def byte_level(
         pretokenizer=pretokenizer,
         eos_id=special.eos_id,
         unk_id=None,
+        ignores_merges=pretokenizer == "llama3",  # as the models with this rule have it
     )

@@ -54,7 +54,7 @@ def nfc(text: str) -> str:
     if text.isascii():
         return text
     points = np.frombuffer(text.encode("utf-32-le"), "<u4")
-    match _nfc_kinds()[points].max():
+    match _nfc_kinds().take(points.astype(np.intp)).max():
         case 0:
             return text
         case 1:

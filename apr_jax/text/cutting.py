@@ -5,6 +5,8 @@ characters before it, of itself and of the next one, but for a few rare cases th
 contractions, blanks at the end of a line, and long numbers.
 """
 
+import itertools
+
 import numpy as np
 
 from apr_jax.text.characters import DIVIDER, LETTER, LONG_S, NUMBER, NUMERIC, SPACE
@@ -23,6 +25,8 @@ CLASSES = {
 }
 _LETTER, _OTHER = 1, 2  # the bits of the first two joins, which every rule has for these classes
 _SPACE = 8  # the bit of spaces, and of all that a run of them may end at
+# Of rules in which blanks join newlines: the low bits of newlines, and the least code of blanks.
+_NEWLINE, _BLANK = 4 | _SPACE, _SPACE << 4
 _APOSTROPHE = ord("'")
 
 
@@ -36,12 +40,12 @@ class Cutter:
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
         self._codes = _codes(rule)
-        ends, pairs = "stmd", ("re", "ve", "ll")
+        ends, pairs = "stmd", ["re", "ve", "ll"]
         if rule.any_case:
             ends += "STMD" + LONG_S
-            pairs += tuple(
-                f"{a}{b}" for x, y in pairs for a in (x, x.upper()) for b in (y, y.upper())
-            )
+            pairs += [f"{a}{b}" for a, b in itertools.product("rRvV", "eE")]
+            pairs += [f"{a}{b}" for a, b in itertools.product("lL", "lL")]
+        # By the two bytes that follow "'": how long a contraction it is.
         self._contraction = np.zeros(
             1 << 16, np.int8
         )  # by the two bytes that follow "'": its length
@@ -90,9 +94,11 @@ class Cutter:
         """Where a word starts with a contraction, letters after it start another."""
         text = np.frombuffer(folded + b"\0\0", np.uint8)
         at = np.flatnonzero(text == _APOSTROPHE)
-        at = at[is_start[at]]
-        lengths = self._contraction[text[at + 1].astype(np.intp) << 8 | text[at + 2]]
-        at, lengths = at[lengths > 0], lengths[lengths > 0]
+        at = at[is_start.take(at)]
+        following = text.take(at + 1).astype(np.intp) << 8 | text.take(at + 2)
+        lengths = self._contraction.take(following)
+        is_contraction = lengths > 0
+        at, lengths = at[is_contraction], lengths[is_contraction]
         is_start[at + 1] = False
         ends = at + lengths
         is_start[ends[(codes[ends] & 15) == _LETTER]] = True
@@ -113,19 +119,19 @@ def _mend_blank_lines(codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
     `codes` begins with one divider. Newlines that follow a character of class O belong to its
     word, so that a start after them stays.
     """
-    newline, blank = 4, 0x80
-    ends = np.flatnonzero((codes[:-1] >> 5) & codes[1:] & newline)  # newlines after a blank
+    is_newline = (codes & 15) == _NEWLINE
+    is_end = is_newline[1:] & (codes[:-1] >= _BLANK)  # newlines after a blank
+    ends = np.flatnonzero(is_end)
     if not ends.size:
         return starts
     index = np.unique(np.searchsorted(starts, ends, "right") - 1)
     at = starts[index] + 1  # in `codes`
-    is_after_newline = (codes[at - 1] & 15) == (newline | _SPACE)
-    index = index[is_after_newline & ((codes[at] & blank) != 0)]
+    index = index[is_newline[at - 1] & (codes[at] >= _BLANK)]
     if not index.size:
         return starts
     word = starts[index - 1] + 1  # the one before
     first, second = codes[word], codes[word + 1]
-    is_other = ((first & 15) == _OTHER) | (((first & blank) != 0) & ((second & 15) == _OTHER))
+    is_other = ((first & 15) == _OTHER) | ((first >= _BLANK) & ((second & 15) == _OTHER))
     return np.delete(starts, index[~is_other])
 
 

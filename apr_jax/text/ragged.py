@@ -12,10 +12,10 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 
 class Column:
-    """An array that grows at its end."""
+    """An array that grows at its end, of values or of rows of `width` values."""
 
-    def __init__(self, dtype: type[np.generic]) -> None:
-        self._room = np.empty(1024, dtype)
+    def __init__(self, dtype: type[np.generic], width: int | None = None) -> None:
+        self._room = np.empty(1024 if width is None else (1024, width), dtype)
         self._size = 0
 
     def __len__(self) -> int:
@@ -29,14 +29,13 @@ class Column:
     def append(self, values: np.ndarray) -> None:
         size = self._size + len(values)
         if size > len(self._room):
-            room = np.empty(max(size, 2 * len(self._room)), self._room.dtype)
+            room = np.empty(
+                (max(size, 2 * len(self._room)), *self._room.shape[1:]), self._room.dtype
+            )
             room[: self._size] = self.values
             self._room = room
         self._room[self._size : size] = values
         self._size = size
-
-    def truncate(self, size: int) -> None:
-        self._size = min(size, self._size)
 
 
 class Rows:
@@ -58,12 +57,5 @@ class Rows:
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The values of these rows one behind another, and the length of each."""
-        lengths = self.lengths.values[rows]
-        return self.values.values[spans(self.starts.values[rows], lengths)], lengths
-
-    def truncate(self, rows: int) -> None:
-        """Keep the first `rows` rows."""
-        if rows < len(self):
-            self.values.truncate(int(self.starts.values[rows]))
-            self.starts.truncate(rows)
-            self.lengths.truncate(rows)
+        lengths = self.lengths.values.take(rows)
+        return self.values.values.take(spans(self.starts.values.take(rows), lengths)), lengths

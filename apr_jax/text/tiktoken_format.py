@@ -78,16 +78,19 @@ def read_tiktoken(path: pathlib.Path, pretokenizer: str | None) -> Vocabulary:
         special = special.also(AddedToken(id_, text, True) for id_, text in known.added.items())
     normalization = NORMALIZATION_OF.get(name, "none")
     special.check(path, {id_: repr(token) for token, id_ in ranks.items()}, normalization)
+    merges_M3 = _merges(ranks)
     return Vocabulary(
         format="tiktoken",
         tokens={id_: token for token, id_ in ranks.items()},
-        merges_M3=_merges(path, ranks),
+        merges_M3=merges_M3,
         added=special.added,
         finds_added=True,
         normalization=normalization,
         pretokenizer=name,
         eos_id=special.eos_id,
         unk_id=None,
+        # A word that is a token gets its id at once. That matters where no merges lead to a token.
+        ignores_merges=len(merges_M3) + 256 < len(ranks),
     )
 
 
@@ -133,16 +136,11 @@ def _read_ranks(path: pathlib.Path, data: bytes) -> dict[bytes, int]:
     return ranks
 
 
-def _merges(path: pathlib.Path, ranks: Mapping[bytes, int]) -> np.ndarray:
-    """int32 [M, 3]: the merges in the order of the ranks."""
+def _merges(ranks: Mapping[bytes, int]) -> np.ndarray:
+    """int32 [M, 3]: the merges in the order of the ranks, of all tokens that merges lead to."""
     rows = []
     for token, id_ in sorted(ranks.items(), key=lambda item: item[1]):
-        if len(token) == 1:
-            continue
         parts = sides(token, ranks)
-        if len(parts) != 2:
-            raise TokenizerError(
-                f"{path}: token {token!r} (id {id_}) is made by no merges, which is not supported"
-            )
-        rows.append((ranks[parts[0]], ranks[parts[1]], id_))
+        if len(parts) == 2:
+            rows.append((ranks[parts[0]], ranks[parts[1]], id_))
     return np.array(rows, np.int32).reshape(-1, 3)

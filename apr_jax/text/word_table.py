@@ -1,4 +1,4 @@
-"""Words with the ids they have: hash tables that are asked for many words at once.
+"""Words with the values they have: a hash table that is asked for many words at once.
 
 Every answer is exact. Words of up to eight bytes are their own keys; of longer ones all bytes are
 compared, so that a collision, even a built one, costs time and changes nothing. No word may hold
@@ -15,59 +15,10 @@ _SHORT = 8
 _PROBES = 64  # slots looked at; a word that finds no room in as many is not kept
 # What fills up a short word, so also what a divider, the byte 0xFF, has for a key.
 _EMPTY = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+# The last byte of keys of long words, which no short word has there.
+_LONG_KEY = np.uint64(0xFE << 56)
 # Multipliers, new in each process, so that no text can be built to fill the same slots.
 _MIX = np.random.default_rng().integers(0, 2**63, LONGEST // 8 + 1, np.uint64) * 2 + np.uint64(1)
-
-
-class Slots:
-    """A hash table with open addressing, from keys (uint64) to values (int32)."""
-
-    def __init__(self, bits: int, empty: int) -> None:
-        """For at most 2**bits keys; the key of all ones has the value `empty`."""
-        self._shift = np.uint64(64 - bits)
-        self._mask = (1 << bits) - 1
-        self._empty = empty
-        self.keys = np.full(1 << bits, _EMPTY)
-        self.values = np.full(1 << bits, empty, np.int32)
-
-    def find(self, keys: np.ndarray) -> np.ndarray:
-        """int32: the value of each key, or ABSENT."""
-        slots = self._home(keys)
-        held = self.keys.take(slots)
-        values = self.values.take(slots)
-        pending = np.flatnonzero(held != keys)
-        keys, slots, held = keys[pending], slots[pending], held[pending]
-        for _ in range(_PROBES - 1):
-            values[pending] = ABSENT
-            on = held != _EMPTY
-            if not on.any():
-                return values
-            pending, keys, slots = pending[on], keys[on], (slots[on] + 1) & self._mask
-            held = self.keys[slots]
-            is_hit = held == keys
-            values[pending[is_hit]] = self.values[slots[is_hit]]
-            pending, keys, slots, held = (x[~is_hit] for x in (pending, keys, slots, held))
-        values[pending] = ABSENT
-        return values
-
-    def claim(self, keys: np.ndarray) -> np.ndarray:
-        """int64: the slot of each key, a new one where it has none; -1 where there is no room."""
-        slots = self._home(keys)
-        pending = np.arange(len(keys))
-        for _ in range(_PROBES):
-            free = pending[self.keys[slots[pending]] == _EMPTY]
-            self.keys[slots[free]] = keys[free]  # of several with one slot the last wins
-            pending = pending[self.keys[slots[pending]] != keys[pending]]
-            if not pending.size:
-                return slots
-            slots[pending] = (slots[pending] + 1) & self._mask
-        slots[pending] = -1
-        return slots
-
-    def _home(self, keys: np.ndarray) -> np.ndarray:
-        slots = keys * _MIX[0]
-        slots >>= self._shift
-        return slots.view(np.int64)
 
 
 class Text:
@@ -89,32 +40,77 @@ class Text:
         following = self._octets[1:].take(index, mode="clip")
         following <<= shift
         octets |= following
-        beyond = left.astype(np.uint64)
-        beyond <<= 3
+        beyond = left.view(np.uint64) << 3
         np.left_shift(_EMPTY, beyond, out=beyond)
         octets |= beyond
         return octets
+
+
+class Slots:
+    """A hash table with open addressing, from keys (uint64) to values (int32)."""
+
+    def __init__(self, bits: int, empty: int) -> None:
+        """For at most 2**bits keys; the key of all ones has the value `empty`."""
+        self._shift = np.uint64(64 - bits)
+        self._mask = (1 << bits) - 1
+        self.keys = np.full(1 << bits, _EMPTY)
+        self.values = np.full(1 << bits, empty, np.int32)
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """int32: the value of each key, or ABSENT."""
+        slots = self._home(keys)
+        held = self.keys.take(slots, mode="clip")
+        values = self.values.take(slots, mode="clip")
+        pending = np.flatnonzero(held != keys)
+        slots, keys, held = slots[pending], keys[pending], held[pending]
+        values[pending] = ABSENT
+        for _ in range(_PROBES - 1):
+            on = held != _EMPTY
+            if not on.any():
+                break
+            pending, keys, slots = pending[on], keys[on], (slots[on] + 1) & self._mask
+            held = self.keys[slots]
+            is_hit = held == keys
+            values[pending[is_hit]] = self.values[slots[is_hit]]
+            held[is_hit] = _EMPTY
+        return values
+
+    def claim(self, keys: np.ndarray) -> np.ndarray:
+        """int64: the slot of each key, a new one where it has none; -1 where there is no room."""
+        slots = self._home(keys)
+        pending = np.arange(len(keys))
+        for _ in range(_PROBES):
+            free = pending[self.keys[slots[pending]] == _EMPTY]
+            self.values[slots[free]] = ABSENT
+            self.keys[slots[free]] = keys[free]  # of several with one slot the last wins
+            pending = pending[self.keys[slots[pending]] != keys[pending]]
+            if not pending.size:
+                return slots
+            slots[pending] = (slots[pending] + 1) & self._mask
+        slots[pending] = -1
+        return slots
+
+    def _home(self, keys: np.ndarray) -> np.ndarray:
+        slots = keys * _MIX[0]
+        slots >>= self._shift
+        return slots.view(np.int64)
 
 
 class WordTable:
     """Words with a value each. The place of a word is the number under which its value is kept."""
 
     def __init__(self, bits: int, divider: int) -> None:
-        """With 2**bits slots for words of either kind; a divider's value is `divider`."""
-        self._short = Slots(bits, divider)
-        self._long = _LongWords(bits)
-        self._first_long = 1 << bits  # the place of the first long word
+        """With 2**bits slots; a divider's value is `divider`."""
+        # Of a short word the slot has the value, of a long one the number of its entry.
+        self._slots = Slots(bits, divider)
+        self._long = _LongWords()
+        self._first_entry = 1 << bits  # the place of entry 0
 
     def find(self, text: Text, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """int32: the value of each word of the text, or ABSENT."""
-        keys = text.octets(starts, lengths)
-        values = self._short.find(keys)
-        long = np.flatnonzero(lengths > _SHORT)
-        if long.size:
-            values[long] = ABSENT
-            long = long[lengths[long] <= LONGEST]
-            words = _Words(text, starts[long], lengths[long], keys[long])
-            values[long] = self._long.find(words)
+        keys, long, words = _keys(text, starts, lengths)
+        values = self._slots.find(keys)
+        values[long] = self._long.find(values.take(long), words)
         return values
 
     def claim(self, text: Text, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -122,29 +118,48 @@ class WordTable:
 
         New words have no value yet, and must get one.
         """
-        places = np.full(len(starts), -1)
-        keys = text.octets(starts, lengths)
-        short = np.flatnonzero(lengths <= _SHORT)
-        places[short] = self._short.claim(keys[short])
-        long = np.flatnonzero((lengths > _SHORT) & (lengths <= LONGEST))
-        if long.size:
-            words = _Words(text, starts[long], lengths[long], keys[long])
-            entries = self._long.claim(words)
-            places[long] = np.where(entries < 0, -1, entries + self._first_long)
+        keys, long, words = _keys(text, starts, lengths)
+        places = np.full(len(keys), -1)
+        may_keep = lengths <= LONGEST
+        places[may_keep] = self._slots.claim(keys[may_keep])
+        entries = self._claim_entries(places[long], words)
+        places[long] = np.where(entries < 0, -1, entries + self._first_entry)
         return places
 
     def values(self, places: np.ndarray) -> np.ndarray:
         """int32: what is kept at these places, which are not -1."""
-        is_long = places >= self._first_long
-        values = self._short.values[np.where(is_long, 0, places)]
-        values[is_long] = self._long.values.values[places[is_long] - self._first_long]
+        is_long = places >= self._first_entry
+        values = self._slots.values[np.where(is_long, 0, places)]
+        values[is_long] = self._long.values[places[is_long] - self._first_entry]
         return values
 
     def set_values(self, places: np.ndarray, values: np.ndarray) -> None:
         """Keep these values at these places."""
-        is_long = places >= self._first_long
-        self._short.values[places[~is_long]] = values[~is_long]
-        self._long.values.values[places[is_long] - self._first_long] = values[is_long]
+        is_long = places >= self._first_entry
+        self._slots.values[places[~is_long]] = values[~is_long]
+        self._long.values[places[is_long] - self._first_entry] = values[is_long]
+
+    def _claim_entries(self, slots: np.ndarray, words: "_Words") -> np.ndarray:
+        """int64: the entries of long words with these slots, -1 where there is none to have."""
+        entries = np.full(len(slots), -1)
+        placed = np.flatnonzero(slots >= 0)
+        new = placed[self._slots.values[slots[placed]] == ABSENT]
+        new_slots, index = np.unique(slots[new], return_index=True)
+        self._slots.values[new_slots] = self._long.append(words, new[index])
+        entries[placed] = self._slots.values[slots[placed]]
+        entries[~self._long.is_same(entries, words)] = -1  # another word has the same key
+        return entries
+
+
+def _keys(
+    text: Text, starts: np.ndarray, lengths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, "_Words"]:
+    """The key of each word, and which of them are long."""
+    keys = text.octets(starts, lengths)
+    long = np.flatnonzero(lengths > _SHORT)
+    words = _Words(text, *(values.take(long) for values in (starts, lengths, keys)))
+    keys[long] = words.keys
+    return keys, long, words
 
 
 class _Words:
@@ -157,65 +172,66 @@ class _Words:
         self.lengths = lengths
         self.keys = self.first * _MIX[1]
         self.keys += self.second * _MIX[2]
-        # Octets beyond the second, one word's behind another's.
-        self.counts = np.maximum((lengths + 7 >> 3) - 2, 0)
+        # Octets beyond the second of words that have such, one word's behind another's.
+        self.longer = np.flatnonzero(lengths > 16)
+        starts, lengths = starts[self.longer], np.minimum(lengths[self.longer], LONGEST)
+        self.counts = (lengths - 9) >> 3
         self.rest_starts = np.cumsum(self.counts) - self.counts
-        longer = np.flatnonzero(self.counts)
-        counts = self.counts[longer]
-        number = spans(np.full(len(longer), 2), counts)
-        at = np.repeat(starts[longer], counts) + 8 * number
-        self.rest = text.octets(at, np.repeat(lengths[longer], counts) - 8 * number)
-        if longer.size:
+        number = spans(np.full(len(starts), 2), self.counts)
+        at = np.repeat(starts, self.counts) + 8 * number
+        self.rest = text.octets(at, np.repeat(lengths, self.counts) - 8 * number)
+        if self.longer.size:
             mixed = self.rest * _MIX[1 + number]
-            self.keys[longer] += np.add.reduceat(mixed, self.rest_starts[longer])
+            self.keys[self.longer] += np.add.reduceat(mixed, self.rest_starts)
+        self.keys >>= 8  # the low bits of products depend on the low bits of their sides alone
+        self.keys |= _LONG_KEY
 
 
 class _LongWords:
-    """Words of more than eight bytes. Entry i of each column belongs to the i-th word kept."""
+    """Words of more than eight bytes that are kept, each an entry."""
 
-    def __init__(self, bits: int) -> None:
-        self._slots = Slots(bits, ABSENT)  # from keys to entries
-        self._first, self._second = Column(np.uint64), Column(np.uint64)
-        self._lengths, self._rest = Column(np.int64), Rows(np.uint64)
-        self.values = Column(np.int32)
+    def __init__(self) -> None:
+        self._columns = Column(np.uint64, 4)  # two octets, length, value
+        self._rest = Rows(np.uint64)
 
-    def find(self, words: _Words) -> np.ndarray:
-        """int32: the value of each word, or ABSENT."""
-        entries = self._slots.find(words.keys)
-        values = np.full(len(entries), ABSENT, np.int32)
-        known = np.flatnonzero(entries != ABSENT)
-        known = known[self._is_same(entries[known], words, known)]
-        values[known] = self.values.values[entries[known]]
+    @property
+    def values(self) -> np.ndarray:
+        """The value of each entry, to be changed in place."""
+        return self._columns.values.view(np.int64)[:, 3]
+
+    def find(self, entries: np.ndarray, words: _Words) -> np.ndarray:
+        """int64: the values of these entries, ABSENT where they are ABSENT or other words."""
+        is_same, values = self._compare(entries, words)
+        values[~is_same] = ABSENT
         return values
 
-    def claim(self, words: _Words) -> np.ndarray:
-        """int64: the entry of each word, a new one where it has none; -1 where it cannot."""
-        slots = self._slots.claim(words.keys)
-        placed = np.flatnonzero(slots >= 0)
-        new = placed[self._slots.values[slots[placed]] == ABSENT]
-        new_slots, index = np.unique(slots[new], return_index=True)
-        self._slots.values[new_slots] = self._append(words, new[index])
-        entries = np.full(len(slots), -1)
-        entries[placed] = self._slots.values[slots[placed]]
-        entries[placed[~self._is_same(entries[placed], words, placed)]] = -1
-        return entries
+    def append(self, words: _Words, which: np.ndarray) -> np.ndarray:
+        """int64: the new entries of these words, which have no value yet."""
+        columns = (words.first, words.second, words.lengths.view(np.uint64))
+        no_value = np.full(len(which), ABSENT, np.int64).view(np.uint64)
+        self._columns.append(np.stack([*(column[which] for column in columns), no_value], axis=1))
+        counts, starts = np.zeros((2, len(words.first)), np.int64)
+        counts[words.longer], starts[words.longer] = words.counts, words.rest_starts
+        rest = words.rest[spans(starts[which], counts[which])]
+        return self._rest.append(rest, counts[which])
 
-    def _append(self, words: _Words, which: np.ndarray) -> np.ndarray:
-        self._first.append(words.first[which])
-        self._second.append(words.second[which])
-        self._lengths.append(words.lengths[which])
-        self.values.append(np.full(len(which), ABSENT, np.int32))
-        counts = words.counts[which]
-        return self._rest.append(words.rest[spans(words.rest_starts[which], counts)], counts)
+    def is_same(self, entries: np.ndarray, words: _Words) -> np.ndarray:
+        """bool: whether these entries are these words, byte for byte; not where negative."""
+        return self._compare(entries, words)[0]
 
-    def _is_same(self, entries: np.ndarray, words: _Words, which: np.ndarray) -> np.ndarray:
-        """bool: whether these entries are these words, byte for byte."""
-        is_same = self._first.values[entries] == words.first[which]
-        is_same &= self._second.values[entries] == words.second[which]
-        is_same &= self._lengths.values[entries] == words.lengths[which]
-        longer = np.flatnonzero(is_same & (words.counts[which] > 0))
+    def _compare(self, entries: np.ndarray, words: _Words) -> tuple[np.ndarray, np.ndarray]:
+        """Whether these entries are these words, and the entries' values (int64)."""
+        if not len(self._rest):
+            return np.zeros(len(entries), bool), np.zeros(len(entries), np.int64)
+        columns = self._columns.values.take(entries, axis=0, mode="clip")
+        is_same = columns[:, 0] == words.first
+        is_same &= columns[:, 1] == words.second
+        is_same &= columns[:, 2] == words.lengths.view(np.uint64)
+        is_same &= entries >= 0
+        longer = np.flatnonzero(is_same[words.longer])
         if longer.size:
-            kept, counts = self._rest.take(entries[longer])
-            asked = words.rest[spans(words.rest_starts[which[longer]], counts)]
-            is_same[longer] = np.logical_and.reduceat(kept == asked, np.cumsum(counts) - counts)
-        return is_same
+            which = words.longer[longer]
+            kept, counts = self._rest.take(entries[which])
+            asked = words.rest[spans(words.rest_starts[longer], counts)]
+            is_same[which] = np.logical_and.reduceat(kept == asked, np.cumsum(counts) - counts)
+        return is_same, columns[:, 3].astype(np.int64)

@@ -14,7 +14,7 @@ from apr_jax.errors import UserError
 from apr_jax.text import load_tokenizer
 from apr_jax.text.characters import nfc
 from apr_jax.text.pretokenizers import QWEN2_PATTERN
-from apr_jax.text.tiktoken_format import read_tiktoken, sides
+from apr_jax.text.tiktoken_format import read_tiktoken
 from apr_jax.text.vocabulary import TokenizerError
 from tests.text.hostile import random_texts, texts
 
@@ -64,18 +64,20 @@ PATTERNS = {"qwen2": QWEN2_PATTERN, "gpt2": openai_public.r50k_pat_str}
 
 
 @given(
-    words=st.lists(st.binary(min_size=2, max_size=6), max_size=12),
-    text=texts,
+    words=st.lists(
+        st.one_of(
+            st.binary(min_size=2, max_size=6),
+            st.text(st.sampled_from("abc"), min_size=2, max_size=6).map(str.encode),
+        ),
+        max_size=20,
+    ),
+    text=st.tuples(texts, st.text(st.sampled_from("abc \n"), max_size=20)).map("".join),
     name=st.sampled_from(sorted(PATTERNS)),
 )
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
-def test_any_ranks_that_merges_can_make_give_the_ids_of_tiktoken(
-    tmp_path_factory, words, text, name
-):
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+def test_any_ranks_give_the_ids_of_tiktoken(tmp_path_factory, words, text, name):
     tokens = list(dict.fromkeys([*BYTES, b"in", b"ng", b" t", b"he", b"\n\n", b"  ", *words]))
-    ranks = {token: id_ for id_, token in enumerate(tokens)}
-    ranks = {token: id_ for token, id_ in ranks.items() if len(sides(token, ranks)) <= 2}
-    path = rank_file(tmp_path_factory.mktemp("ranks") / "a.tiktoken", ranks)
+    path = rank_file(tmp_path_factory.mktemp("ranks") / "a.tiktoken", tokens)
     ours = load_tokenizer(path, pretokenizer=name)
     theirs = tiktoken.Encoding(
         "small",
@@ -138,7 +140,6 @@ def test_special_tokens_come_from_the_configuration_beside(small):
         (b"YWJjZA== 99999999999999999999", r":260: .* has id -1, not an integer"),
         (b"YWJjZA== 99999999", r":260: .* has id 99999999, not an integer"),
         (b"\xff\xfe 400", r":260: "),
-        (b"eHl6 400", r"token b'xyz' \(id 400\) is made by no merges"),
     ],
 )
 def test_damaged_lines_are_named(small, line, message):
