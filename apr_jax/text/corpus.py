@@ -11,7 +11,7 @@ from apr_jax.errors import UserError
 from apr_jax.progress import Progress
 from apr_jax.text import blocks
 from apr_jax.text.batches import Shards
-from apr_jax.text.encoder import DIGEST, Encoder, Task, hash_of, is_held_out
+from apr_jax.text.block_encoder import DIGEST, BlockEncoder, Task, hash_of, is_held_out
 from apr_jax.text.loading import AnyTokenizer, load_tokenizer
 from apr_jax.text.shard_writer import ShardWriter
 from apr_jax.text.sources import Source, find_sources
@@ -87,7 +87,7 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
     writers = [ShardWriter(pathlib.Path(config.out), settings["train"])]
     if config.val_out:
         writers.append(ShardWriter(pathlib.Path(config.val_out), settings["val"]))
-    encoder = Encoder(
+    encoder = BlockEncoder(
         tokenizer=tokenizer,
         content_field=config.content_field,
         most_bad=config.max_bad + 1,

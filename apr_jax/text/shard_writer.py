@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from apr_jax.files import atomic_write, read_json, write_bytes, write_json
-from apr_jax.text.encoder import Encoded
+from apr_jax.text.block_encoder import Encoded
 from apr_jax.text.manifest import (
     NAME,
     SCHEMA,

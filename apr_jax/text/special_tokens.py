@@ -15,7 +15,7 @@ CONFIG = "tokenizer_config.json"
 
 # The tokens that end a document, in order of preference. An ordinary entry of this spelling, such
 # as Qwen's `</s>`, is a piece of text that no model was taught to stop at.
-EOS = ("<|endoftext|>", "</s>", "<eos>", "<|eos|>")
+EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
 
 # The normal form that goes with a pre-tokeniser where no file says it.
 NORMALIZATION_OF: dict[str, Normalization] = {"qwen2": "nfc"}

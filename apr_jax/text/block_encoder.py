@@ -46,7 +46,7 @@ class Task:
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
+class BlockEncoder:
     """Reads a block and encodes it.
 
     Attributes:
