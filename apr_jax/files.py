@@ -24,6 +24,8 @@ class WriteError(UserError):
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on success sync and rename it, else remove it.
 
+    The file has its path as `name`, so that it can be read back before it gets its own.
+
     Raises:
       WriteError: the operating system refused; says the path and its reason.
     """
@@ -34,7 +36,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         descriptor, temporary = tempfile.mkstemp(
             prefix=f".{target.name}.", suffix=".part", dir=target.parent
         )
-        with os.fdopen(descriptor, "wb") as file:
+        os.close(descriptor)
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fchmod(file.fileno(), 0o666 & ~umask())

@@ -10,10 +10,11 @@ import numpy as np
 from apr_jax.codec import threads
 from apr_jax.codec.checkpoint import Checkpoint
 from apr_jax.codec.errors import VerificationFailed
+from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.progress import Progress
 
 _ELEMENTS_AT_ONCE = 1 << 16
-_BYTES_AT_ONCE = 1 << 18  # what comparing makes of them stays in the cache
+_BYTES_AT_ONCE = 1 << 20  # what comparing makes of them stays in the cache
 _BYTES_OF_A_TASK = 1 << 24
 
 
@@ -75,6 +76,7 @@ def verify_copy(
     original: Checkpoint,
     copy: Checkpoint,
     *,
+    config: Qwen2Config | None = None,
     hashes: Mapping[str, str] | None = None,
 ) -> None:
     """Check that `copy` holds the model of `original`: its configuration and every bit.
@@ -84,16 +86,16 @@ def verify_copy(
     Args:
       original: what was copied.
       copy: what was written.
+      config: what the configuration of `copy` must be; that of `original` when None.
       hashes: the SHA-256 of the stored bytes of those tensors that `copy` has in a type of its own;
         they are compared by it.
 
     Raises:
       VerificationFailed: names the first tensor that differs.
     """
-    if copy.config != original.config:
-        raise VerificationFailed(
-            copy.path, f"reads back as {copy.config}, was written as {original.config}"
-        )
+    wanted = config or original.config
+    if copy.config != wanted:
+        raise VerificationFailed(copy.path, f"reads back as {copy.config}, was written as {wanted}")
     if copy.names != original.names:
         different = sorted(set(copy.names) ^ set(original.names))
         raise VerificationFailed(copy.path, f"holds other tensors: {', '.join(different[:5])}")

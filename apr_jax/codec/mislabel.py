@@ -21,7 +21,7 @@ from apr_jax.codec.errors import AprError, Mislabelled
 TAGS = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 OTHER = {"F16": "BF16", "BF16": "F16"}
 
-_SAMPLE, _PIECES = 1 << 16, 16
+_SAMPLE, _PIECES = 1 << 14, 16
 _FEW = 16
 """Below so many values that are not zero, nothing is said."""
 _ENOUGH = 64
@@ -29,7 +29,7 @@ _ENOUGH = 64
 _F16_IMAGE, _F16_SHARE = (0.25, 4.0), 0.999
 _F16_OCTAVES = 0.75
 """Of a uniform distribution the quartiles are 1.58 octaves apart, of others more."""
-_LEVELS = 8
+_LEVELS, _MOST_LEVELS = 8, 512
 """Fewer magnitudes are those of F16's smallest numbers, or of weights with few values by design."""
 _BF16_OCTAVES = 8.0
 """Quartiles of a true tensor are this far apart only if q3/q1 is 256."""
@@ -93,6 +93,10 @@ class _Sample:
         limits = np.array([low, high], np.float16).view(np.uint16)
         first, last = np.searchsorted(self.ranked, limits)
         return float(last - first) / self.size
+
+    def is_continuous(self) -> bool:
+        """Whether there are nearly as many magnitudes as 8 bits allow for, not a few by design."""
+        return self.levels() >= max(_LEVELS, min(self.size // 4, _MOST_LEVELS))
 
     def levels(self) -> int:
         """How many different magnitudes there are."""
@@ -190,7 +194,7 @@ def _judge(name: str, sample: _Sample, tag: str) -> _Verdict:
         least = _BF16_EMBEDDING if name.endswith("embed_tokens.weight") else _BF16_ANY
         if (median := sample.median(tag)) < least:
             return _Verdict(True, f"no weights are as small as {median:.2g}")
-    elif sample.has_both_signs() and sample.levels() >= _LEVELS:
+    elif sample.has_both_signs() and sample.is_continuous():
         low, high = _F16_IMAGE
         share = sample.share_between(low, high)
         if share >= _F16_SHARE or octaves < _F16_OCTAVES:
@@ -204,9 +208,14 @@ def _judge(name: str, sample: _Sample, tag: str) -> _Verdict:
 
 def _plausible(name: str, sample: _Sample, tag: str) -> bool:
     """Whether the words can be weights as `tag` has them: random bits are not, by either tag."""
-    least = 0.0 if is_norm(name) else _F16_OCTAVES
-    finite = sample.magnitude(1, tag) < _INFINITE
-    return finite and least <= sample.octaves(tag) <= _BF16_OCTAVES
+    if sample.magnitude(1, tag) >= _INFINITE:
+        return False
+    if is_norm(name):
+        return sample.octaves(tag) <= _BF16_OCTAVES
+    return (
+        _F16_OCTAVES <= sample.octaves(tag) <= _BF16_OCTAVES
+        and sample.median(tag) >= _BF16_EMBEDDING
+    )
 
 
 def _judge_norm(sample: _Sample, tag: str) -> _Verdict:
