@@ -4,6 +4,7 @@ import time
 
 from absl import flags
 
+from apr_jax.text.compat import WARNING
 from apr_jax.text.corpus import EOS_POLICIES, CorpusConfig, encode_corpus
 from apr_jax.text.loading import COMPATS
 from apr_jax.text.pretokenizers import NAMEABLE
@@ -91,6 +92,8 @@ def main() -> int:
         summary.append(_line(_VAL_OUT.value, values["val"]))
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in values["skipped"].items())
     summary.append(f"skipped: {skipped}; {time.monotonic() - start:.1f} s")
+    if _COMPAT.value is not None:
+        summary.append(f"WARNING: {WARNING}")
     # No times in the report: a repeated or resumed run writes the same bytes.
     report(_OUT.value, values, summary)
     return 0

@@ -82,12 +82,9 @@ def _read(path: pathlib.Path, pretokenizer: str | None) -> Vocabulary | Sentence
         raise TokenizerError(f"{path}: no such file or folder")
     if not path.is_file():
         raise TokenizerError(f"{path}: is not a regular file")
-    if path.name == _MERGES:
+    if path.name in (_VOCAB, _MERGES):
         return _read_pair(path.parent, pretokenizer)
     if path.suffix == ".json":
-        root = read_json(path)
-        if path.name == _VOCAB or (isinstance(root, dict) and "model" not in root):
-            return _read_pair(path.parent, pretokenizer)
         return _with_eos(read_tokenizer_json(path), path.parent)
     return _read_content(path, pretokenizer)
 

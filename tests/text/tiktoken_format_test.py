@@ -43,7 +43,6 @@ def test_a_known_file_needs_nothing_beside_it(qwen_ranks, qwen):
     assert (qwen_ranks.eos_id, qwen_ranks.normalization) == (151643, "nfc")
     assert (qwen_ranks.vocabulary.merges_M3 == qwen.vocabulary.merges_M3).all()
     assert qwen_ranks.encode("a<|im_end|>").tolist() == qwen.encode("a<|im_end|>").tolist()
-    assert load_tokenizer(str(RANKS), pretokenizer="qwen2").sha256 == qwen_ranks.sha256
 
 
 def test_ids_are_those_of_tiktoken(qwen_ranks):
@@ -74,7 +73,7 @@ PATTERNS = {"qwen2": QWEN2_PATTERN, "gpt2": openai_public.r50k_pat_str}
     text=st.tuples(texts, st.text(st.sampled_from("abc \n"), max_size=20)).map("".join),
     name=st.sampled_from(sorted(PATTERNS)),
 )
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=120, deadline=None, derandomize=True, database=None)
 def test_any_ranks_give_the_ids_of_tiktoken(tmp_path_factory, words, text, name):
     tokens = list(dict.fromkeys([*BYTES, b"in", b"ng", b" t", b"he", b"\n\n", b"  ", *words]))
     path = rank_file(tmp_path_factory.mktemp("ranks") / "a.tiktoken", tokens)
