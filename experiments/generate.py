@@ -12,6 +12,7 @@ from absl import flags
 
 from apr_jax.codec import open_checkpoint
 from apr_jax.errors import UserError
+from apr_jax.files import read_json
 from apr_jax.model import generate, load_model
 from apr_jax.text import load_tokenizer
 from apr_jax.text.pretokenizers import NAMEABLE
@@ -52,9 +53,7 @@ def main() -> int:
             f"{model.config.vocab_size} rows; use the model's own tokenizer"
         )
     prompt = tokenizer.encode(_PROMPT.value)
-    eos_id = model.config.eos_token_id
-    if eos_id is None:
-        eos_id = tokenizer.eos_id
+    ends = _ends(pathlib.Path(_APR.value), tokenizer.eos_id)
     start = time.perf_counter()
     ids = list(
         generate(
@@ -65,7 +64,7 @@ def main() -> int:
             key=jax.random.key(_SEED.value),
             temperature=_TEMPERATURE.value,
             top_p=_TOP_P.value,
-            eos_id=eos_id,
+            eos_id=ends,
         )
     )
     seconds = time.perf_counter() - start
@@ -84,6 +83,20 @@ def main() -> int:
     note = f"{len(ids)} tokens in {seconds:.1f} s on {jax.devices()[0].device_kind}"
     program.report(_OUT.value, values, [text, f"[{note}, with compilation]"])
     return 0
+
+
+def _ends(model: pathlib.Path, eos_id: int | None) -> list[int]:
+    """The ids that end a text: those of generation_config.json, else of the model or tokenizer."""
+    with open_checkpoint(model) as checkpoint:
+        found = checkpoint.config.eos_token_id
+        for file in checkpoint.companions:
+            if file.name == "generation_config.json":
+                config = read_json(file)
+                found = (config.get("eos_token_id") if isinstance(config, dict) else None) or found
+    ends = found if isinstance(found, list) else [eos_id if found is None else found]
+    if not all(end is None or type(end) is int for end in ends):
+        raise UserError(f"{model}: eos_token_id={found!r} in generation_config.json is no token")
+    return [end for end in ends if end is not None]
 
 
 def _beside(model: pathlib.Path) -> pathlib.Path:

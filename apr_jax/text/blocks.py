@@ -26,7 +26,10 @@ BAD_NAMED = 100  # of the bad lines and files skipped, so many are named in repo
 
 @dataclasses.dataclass(frozen=True)
 class Lines:
-    """Whole lines of a file of JSON: `data`, or where they stand in the plain file."""
+    """Whole lines of a file of JSON: `data`, or where they stand in the plain file.
+
+    `size` is what the file itself has of them: fewer bytes than `data` where it is compressed.
+    """
 
     path: pathlib.Path
     is_first: bool
@@ -37,7 +40,10 @@ class Lines:
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Texts of a table, one behind another; `offsets` says where each begins."""
+    """Texts of a table, one behind another as UTF-8; `offsets` says where each begins.
+
+    Further rows, `nulls`, have no text. `size` is their share of the file's bytes.
+    """
 
     path: pathlib.Path
     is_first: bool

@@ -98,3 +98,18 @@ def test_the_vocabulary_inside_a_model_serves(tmp_path: pathlib.Path) -> None:
     result = run(f"--apr={tmp_path / 'own.apr'}", "--prompt=ab", "--pretokenizer=qwen2")
     assert result.returncode == 2
     assert "names its pre-tokeniser itself" in result.stderr
+
+
+def test_each_of_several_ends_of_text_ends_it(apr: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    arguments = (f"--apr={apr}", "--prompt=def f", "--max_tokens=7", f"--out={tmp_path}")
+    assert run(*arguments).returncode == 0
+    ids = json.loads((tmp_path / "report.json").read_text())["ids"]
+    config = tmp_path / "tiny.tokenizer" / "generation_config.json"
+    config.write_text(json.dumps({"eos_token_id": [263, ids[0]]}))
+    assert run(*arguments).returncode == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["ids"], report["stopped_by"]) == ([], "eos")
+    config.write_text(json.dumps({"eos_token_id": ["x"]}))
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "eos_token_id=['x'] in generation_config.json is no token" in result.stderr
