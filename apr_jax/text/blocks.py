@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -173,26 +173,28 @@ def _plain_lines(source: Source) -> Iterator[Lines]:
 
 
 def _compressed_lines(source: Source) -> Iterator[Lines]:
-    stream = Compressed(source.path)
+    stream, told = Compressed(source.path), 0
+    for number, data in enumerate(_whole_lines(stream, source.path)):
+        size = stream.consumed - told
+        yield Lines(source.path, number == 0, size, 0, data)
+        told += size
+
+
+def _whole_lines(pieces: Iterable[bytes], path: pathlib.Path) -> Iterator[bytes]:
+    """The same bytes in larger pieces that end where lines do."""
     held: list[bytes] = []
-    size = told = 0
-    is_first = True
-    for piece in stream:
+    size = 0
+    for piece in pieces:
         end = piece.rfind(b"\n") + 1
-        held.append(piece[:end] if end else piece)
-        size += len(held[-1])
-        if end and size >= BLOCK:
-            consumed = stream.consumed - told
-            yield Lines(source.path, is_first, consumed, 0, b"".join(held))
-            held, is_first, told = [], False, told + consumed
-            size = 0
-        if end and end < len(piece):
-            held.append(piece[end:])
-            size += len(held[-1])
-        if not end and size >= _MOST:
-            raise _too_long(source.path)
-    if held:
-        yield Lines(source.path, is_first, source.size - told, 0, b"".join(held))
+        if end and size + end >= BLOCK:
+            yield b"".join([*held, piece[:end]])
+            held, size, piece = [], 0, piece[end:]
+        elif size >= _MOST:
+            raise _too_long(path)
+        held.append(piece)
+        size += len(piece)
+    if size:
+        yield b"".join(held)
 
 
 def _rows(source: Source, content_field: str) -> Iterator[Rows]:

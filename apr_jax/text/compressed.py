@@ -42,6 +42,7 @@ class Compressed:
                 for piece in READERS[self._path.suffix.lower()](file):
                     self.consumed = file.tell()
                     yield piece
+                self.consumed = file.tell()
         except (EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
             raise self._damaged(error) from error
         except OSError as error:
