@@ -18,8 +18,9 @@ from apr_jax.text.ragged import Rows, spans
 from apr_jax.text.word_table import ABSENT, LONGEST, Text, WordTable
 
 _LOT = 1 << 23  # characters whose new words are merged together
-_PIECE = 1 << 18
-_BITS = 20
+_PIECE = 1 << 17  # characters gone through at once
+_BITS = 20  # of the number of slots, of which half are used
+_LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
 _DIVIDER = chr(DIVIDER_POINT)
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
 # Between these two characters a piece may end: a word starts at the second under every rule, and
@@ -59,6 +60,8 @@ class BatchEncoder:
         """The ids (int32) of all texts one behind another, and how many each has (int64)."""
         ids, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
         for lot in _lots(texts):
+            if self._room < _LEAST_ROOM:
+                self._forget()
             for part in self._encode_lot(lot):
                 ids.append(part[0])
                 lengths.append(part[1])
