@@ -67,7 +67,7 @@ def read_tiktoken(path: pathlib.Path, pretokenizer: str | None) -> Vocabulary:
             f"{path}: a rank file does not say how text is cut into words, and this one is not "
             f"known: give --pretokenizer, one of {', '.join(NAMEABLE)}"
         )
-    if known and name != known.pretokenizer:
+    if known and name not in (known.pretokenizer, "whitespace"):
         raise TokenizerError(
             f"{path}: is known to be cut by {known.pretokenizer!r}, not {name!r}: leave "
             "--pretokenizer out"

@@ -100,6 +100,13 @@ def test_an_unknown_file_needs_its_rule_named(small):
         load_tokenizer(small.parent, pretokenizer="qwen2")
 
 
+def test_flags_that_contradict_a_known_file_are_refused():
+    with pytest.raises(TokenizerError, match="known to be cut by 'qwen2', not 'gpt2': leave"):
+        load_tokenizer(str(RANKS), pretokenizer="gpt2")
+    with pytest.raises(TokenizerError, match="is a tiktoken tokenizer; compat="):
+        load_tokenizer(str(RANKS), compat="aprender-1598")
+
+
 def test_special_tokens_come_from_the_configuration_beside(small):
     config = {
         "added_tokens_decoder": {
