@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests.text.tiktoken_format_test import BYTES, rank_file
+from tests.text.samples import BYTES, rank_file
 
 
 def run(*arguments):

@@ -14,9 +14,7 @@ from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.trainer import train_bpe
 from tests.codec import ggufs, small
 from tests.fuzz.doors import SEPARATOR, SHARDS
-from tests.text.documents_test import COMPRESS, table
-from tests.text.sentencepiece_format_test import BPE
-from tests.text.tiktoken_format_test import BYTES, rank_file
+from tests.text.samples import BPE, BYTES, COMPRESS, rank_file, table
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 MAX_BYTES = 8192

