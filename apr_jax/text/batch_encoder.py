@@ -24,9 +24,9 @@ _BITS = 20  # of the number of slots, of which half are used
 _LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
 _DIVIDER = chr(DIVIDER_POINT)
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
-# Between these two characters a piece may end: a word starts at the second under every rule, and
-# nothing before the second tells how the rest is cut.
-_BREAK, _BREAK_BYTES = re.compile(r"\S |\n\S"), re.compile(rb"\S |\n\S")
+# What a piece may start with: a space after none, or no space after a single newline. Under every
+# rule a word starts there, and nothing on one side tells how the other side is cut.
+_BREAK, _BREAK_BYTES = re.compile(r"(?<=\S) |(?<=\S\n)\S"), re.compile(rb"(?<=\S) |(?<=\S\n)\S")
 
 # From words, as bytes one behind another and lengths, to ids and lengths.
 Encode = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -208,6 +208,6 @@ def _other_pieces(texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
 def _cuts(pattern: re.Pattern[Any], text: Any) -> Iterator[tuple[int, int]]:
     start = 0
     while match := pattern.search(text, start + _PIECE):
-        yield start, match.start() + 1
-        start = match.start() + 1
+        yield start, match.start()
+        start = match.start()
     yield start, len(text)

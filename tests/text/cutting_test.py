@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
+from apr_jax.text import batch_encoder
 from apr_jax.text.characters import DIVIDER, fold
 from apr_jax.text.cutting import Cutter
 from apr_jax.text.pretokenizers import LLAMA3_PATTERN, PRETOKENIZERS, QWEN2_PATTERN
@@ -78,3 +79,13 @@ def test_hostile_texts(name, batch):
 def test_many_random_texts(name):
     equal(name, random_texts(1, 2000))
     equal(name, ["".join(f"{a}{b}" for b in FRAGMENTS) for a in FRAGMENTS])
+
+
+@pytest.mark.parametrize("name", PRETOKENIZERS)
+def test_pieces_are_cut_as_the_whole_is(name, monkeypatch):
+    monkeypatch.setattr(batch_encoder, "_PIECE", 1)
+    folded = b"\xff".join(fold(text).encode("latin-1") for text in random_texts(2, 500))
+    cuts = [*batch_encoder._cuts(batch_encoder._BREAK_BYTES, folded)]
+    pieces = [start + CUTTERS[name].starts(folded[start:stop]) for start, stop in cuts]
+    assert len(pieces) > 1000
+    assert np.concatenate(pieces).tolist() == CUTTERS[name].starts(folded).tolist()
