@@ -84,8 +84,13 @@ def test_many_random_texts(name):
 @pytest.mark.parametrize("name", PRETOKENIZERS)
 def test_pieces_are_cut_as_the_whole_is(name, monkeypatch):
     monkeypatch.setattr(batch_encoder, "_PIECE", 1)
-    folded = b"\xff".join(fold(text).encode("latin-1") for text in random_texts(2, 500))
-    cuts = [*batch_encoder._cuts(batch_encoder._BREAK_BYTES, folded)]
-    pieces = [start + CUTTERS[name].starts(folded[start:stop]) for start, stop in cuts]
-    assert len(pieces) > 1000
-    assert np.concatenate(pieces).tolist() == CUTTERS[name].starts(folded).tolist()
+    texts = [*random_texts(2, 500), "a\n\nb\n\n\nc \nd\n  e  \n"]
+    folded = DIVIDER.join(map(fold, texts))
+    cuts = [*batch_encoder._cuts(batch_encoder._BREAK, folded)]
+    pieces = [start + starts(name, folded[start:stop]) for start, stop in cuts]
+    assert len(pieces) > 300
+    assert np.concatenate(pieces).tolist() == starts(name, folded).tolist()
+
+
+def starts(name, folded):
+    return CUTTERS[name].starts(folded.encode("latin-1"))
