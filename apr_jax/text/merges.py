@@ -5,7 +5,9 @@ left that may be merged. `reference.py` says it in plain Python; here it is said
 for short sequences and once for long ones, because each way is hopeless on the other's ground.
 """
 
+import functools
 import heapq
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -29,7 +31,8 @@ class Merges:
     Attributes:
       left, right, result: int32 [M], the ids of each merge's sides and of what they become.
       is_monotonic: whether every merge ranks after all those that make its sides. Then merging
-        rank by rank gives what merging the lowest pair first gives; without it `apply` refuses.
+        rank by rank gives what merging the lowest pair first gives; without it long sequences are
+        merged one by one.
     """
 
     def __init__(self, left: np.ndarray, right: np.ndarray, result: np.ndarray) -> None:
@@ -57,14 +60,13 @@ class Merges:
         Returns:
           The merged ids (int32) and lengths (int64), in the same order.
         """
-        if not self.is_monotonic:
-            raise ValueError("a merge ranks before one that makes its side")
         starts = np.cumsum(lengths) - lengths
         merged_ids = ids.copy()
         merged_lengths = lengths.copy()
         is_long = lengths > _SHORT
         if is_long.any():
-            self._merge_long(merged_ids, merged_lengths, starts, np.flatnonzero(is_long))
+            merge_long = self._merge_long if self.is_monotonic else self._merge_one_by_one
+            merge_long(merged_ids, merged_lengths, starts, np.flatnonzero(is_long))
         for lot in _alike(lengths, np.flatnonzero(~is_long & (lengths > 1))):
             self._merge_short(merged_ids, merged_lengths, starts, lot)
         return merged_ids[spans(starts, merged_lengths)], merged_lengths
@@ -85,6 +87,46 @@ class Merges:
                 self._wait(chain, chain.merge(positions, self.result[rank]), waiting, order)
         merged, lengths[which] = chain.sequences()
         ids[spans(starts[which], lengths[which])] = merged
+
+    def _merge_one_by_one(
+        self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, which: np.ndarray
+    ) -> None:
+        """Merge these sequences in place, each from a heap of its pairs."""
+        for number in which.tolist():
+            start = int(starts[number])
+            merged = self._merge_one(ids[start : start + int(lengths[number])].tolist())
+            lengths[number] = len(merged)
+            ids[start : start + len(merged)] = merged
+
+    def _merge_one(self, ids: list[int]) -> list[int]:
+        end = len(ids)  # whose neighbours are itself; its id is in no pair
+        ids.append(GAP)
+        following = [*range(1, end + 1), end]
+        previous = [end, *range(end)]
+        ranks = self._ranks
+        heap = [
+            (ranks[pair], cell)
+            for cell, pair in enumerate(itertools.pairwise(ids))
+            if pair in ranks
+        ]
+        heapq.heapify(heap)
+        while heap:
+            rank, cell = heapq.heappop(heap)
+            dead = following[cell]
+            if ranks.get((ids[cell], ids[dead])) != rank:
+                continue  # one of the two has been merged since
+            after = following[cell] = following[dead]
+            previous[after] = cell
+            ids[cell], ids[dead] = int(self.result[rank]), GAP
+            for left, right in ((previous[cell], cell), (cell, after)):
+                if (ids[left], ids[right]) in ranks:
+                    heapq.heappush(heap, (ranks[ids[left], ids[right]], left))
+        return [id_ for id_ in ids if id_ != GAP]
+
+    @functools.cached_property
+    def _ranks(self) -> dict[tuple[int, int], int]:
+        pairs = zip(self.left.tolist(), self.right.tolist(), strict=True)
+        return {pair: rank for rank, pair in enumerate(pairs)}
 
     def _wait(
         self,
