@@ -24,10 +24,6 @@ _BITS = 20  # of the number of slots, of which half are used
 _LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
 _DIVIDER = chr(DIVIDER_POINT)
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
-# Between these two characters a piece may end: a word starts at the second under every rule, and
-# nothing before the second tells how the rest is cut.
-_BREAK, _BREAK_BYTES = re.compile(r"\S |\n\S"), re.compile(rb"\S |\n\S")
-
 # From words, as bytes one behind another and lengths, to ids and lengths.
 Encode = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 _Ragged = tuple[np.ndarray, np.ndarray]
@@ -39,6 +35,7 @@ class BatchEncoder:
     def __init__(self, rule: Rule, encode: Encode, words: _Ragged, ids: np.ndarray) -> None:
         """With words (bytes, lengths) that are known to have one of these ids each."""
         self._cutter = Cutter(rule)
+        self._breaks, self._byte_breaks = re.compile(rule.breaks), re.compile(rule.breaks.encode())
         self._encode = encode
         self._words, self._ids = words, ids
         self._lock = threading.Lock()
@@ -77,16 +74,16 @@ class BatchEncoder:
     def _encode_lot(self, texts: Sequence[str]) -> _Ragged:
         is_ascii = [text.isascii() for text in texts]
         if all(is_ascii):
-            return self._encode_pieces(_ascii_pieces(texts))
+            return self._encode_pieces(self._ascii_pieces(texts))
         if not any(is_ascii):
-            return self._encode_pieces(_other_pieces(texts))
+            return self._encode_pieces(self._other_pieces(texts))
         return self._encode_mixed(texts, np.array(is_ascii))
 
     def _encode_mixed(self, texts: Sequence[str], is_ascii: np.ndarray) -> _Ragged:
         lengths, rows = np.empty(len(texts), np.int64), [np.empty(0, np.int32)] * len(texts)
         for which, pieces in (
-            (np.flatnonzero(is_ascii), _ascii_pieces),
-            (np.flatnonzero(~is_ascii), _other_pieces),
+            (np.flatnonzero(is_ascii), self._ascii_pieces),
+            (np.flatnonzero(~is_ascii), self._other_pieces),
         ):
             ids, lengths[which] = self._encode_pieces(pieces([texts[i] for i in which.tolist()]))
             ends = np.cumsum(lengths[which]).tolist()
@@ -176,6 +173,21 @@ class BatchEncoder:
         ids[at] = several
         return ids, begins[rows == 0]
 
+    def _ascii_pieces(self, texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
+        data = b"".join([part for text in texts for part in (text.encode(), b"\xff")])
+        for start, stop in _cuts(self._byte_breaks, data):
+            piece = data[start:stop]
+            yield piece, piece
+
+    def _other_pieces(self, texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
+        """Each with its folded form: a byte for a character."""
+        joined = "".join([part for text in texts for part in (text, _DIVIDER)])
+        for start, stop in _cuts(self._breaks, joined):
+            piece = joined[start:stop]
+            points = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), "<u4")
+            folded = classes().take(points.astype(np.intp))
+            yield folded.tobytes(), piece.encode("utf-8", "surrogateescape")
+
 
 def _lots(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     first, size = 0, 0
@@ -188,26 +200,9 @@ def _lots(texts: Sequence[str]) -> Iterator[Sequence[str]]:
         yield texts[first:]
 
 
-def _ascii_pieces(texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-    data = b"".join([part for text in texts for part in (text.encode(), b"\xff")])
-    for start, stop in _cuts(_BREAK_BYTES, data):
-        piece = data[start:stop]
-        yield piece, piece
-
-
-def _other_pieces(texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Each with its folded form: a byte for a character."""
-    joined = "".join([part for text in texts for part in (text, _DIVIDER)])
-    for start, stop in _cuts(_BREAK, joined):
-        piece = joined[start:stop]
-        points = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), "<u4")
-        folded = classes().take(points.astype(np.intp))
-        yield folded.tobytes(), piece.encode("utf-8", "surrogateescape")
-
-
 def _cuts(pattern: re.Pattern[Any], text: Any) -> Iterator[tuple[int, int]]:
     start = 0
     while match := pattern.search(text, start + _PIECE):
-        yield start, match.start() + 1
-        start = match.start() + 1
+        yield start, match.start()
+        start = match.start()
     yield start, len(text)

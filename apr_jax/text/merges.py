@@ -5,7 +5,9 @@ left that may be merged. `reference.py` says it in plain Python; here it is said
 for short sequences and once for long ones, because each way is hopeless on the other's ground.
 """
 
+import functools
 import heapq
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +19,7 @@ NONE = np.iinfo(np.int32).max  # the rank of a pair that is no merge
 _SHORT = 128  # ids; longer sequences take the chain
 _CELLS = 1 << 16  # of short sequences merged side by side, so that they stay in the cache
 
+_PLAIN = 512  # of the ids that no merge makes, those that `_CertainPairs` looks at
 _BITS = 21  # of ids and of ranks
 _EMPTY = np.iinfo(np.int64).min  # no pair's slot, not even that of a GAP
 # 2**64 / golden ratio, and 2**64 * (pi - 3): multiplying scatters keys.
@@ -29,7 +32,8 @@ class Merges:
     Attributes:
       left, right, result: int32 [M], the ids of each merge's sides and of what they become.
       is_monotonic: whether every merge ranks after all those that make its sides. Then merging
-        rank by rank gives what merging the lowest pair first gives; without it `apply` refuses.
+        rank by rank gives what merging the lowest pair first gives; without it long sequences are
+        merged one by one.
     """
 
     def __init__(self, left: np.ndarray, right: np.ndarray, result: np.ndarray) -> None:
@@ -44,6 +48,8 @@ class Merges:
             ((made_at[self.left] < ranks) & (made_at[self.right] < ranks)).all()
         )
 
+        self._certain = _CertainPairs(self) if self.is_monotonic and len(self) else None
+
     def __len__(self) -> int:
         return len(self.left)
 
@@ -57,14 +63,16 @@ class Merges:
         Returns:
           The merged ids (int32) and lengths (int64), in the same order.
         """
-        if not self.is_monotonic:
-            raise ValueError("a merge ranks before one that makes its side")
+        if self._certain is not None:
+            merged_ids, merged_lengths = self._certain.merge(ids, lengths)
+        else:
+            merged_ids, merged_lengths = ids.copy(), lengths.copy()
+        lengths = merged_lengths.copy()
         starts = np.cumsum(lengths) - lengths
-        merged_ids = ids.copy()
-        merged_lengths = lengths.copy()
         is_long = lengths > _SHORT
         if is_long.any():
-            self._merge_long(merged_ids, merged_lengths, starts, np.flatnonzero(is_long))
+            merge_long = self._merge_long if self.is_monotonic else self._merge_one_by_one
+            merge_long(merged_ids, merged_lengths, starts, np.flatnonzero(is_long))
         for lot in _alike(lengths, np.flatnonzero(~is_long & (lengths > 1))):
             self._merge_short(merged_ids, merged_lengths, starts, lot)
         return merged_ids[spans(starts, merged_lengths)], merged_lengths
@@ -85,6 +93,46 @@ class Merges:
                 self._wait(chain, chain.merge(positions, self.result[rank]), waiting, order)
         merged, lengths[which] = chain.sequences()
         ids[spans(starts[which], lengths[which])] = merged
+
+    def _merge_one_by_one(
+        self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, which: np.ndarray
+    ) -> None:
+        """Merge these sequences in place, each from a heap of its pairs."""
+        for number in which.tolist():
+            start = int(starts[number])
+            merged = self._merge_one(ids[start : start + int(lengths[number])].tolist())
+            lengths[number] = len(merged)
+            ids[start : start + len(merged)] = merged
+
+    def _merge_one(self, ids: list[int]) -> list[int]:
+        end = len(ids)  # whose neighbours are itself; its id is in no pair
+        ids.append(GAP)
+        following = [*range(1, end + 1), end]
+        previous = [end, *range(end)]
+        ranks = self._ranks
+        heap = [
+            (ranks[pair], cell)
+            for cell, pair in enumerate(itertools.pairwise(ids))
+            if pair in ranks
+        ]
+        heapq.heapify(heap)
+        while heap:
+            rank, cell = heapq.heappop(heap)
+            dead = following[cell]
+            if ranks.get((ids[cell], ids[dead])) != rank:
+                continue  # one of the two has been merged since
+            after = following[cell] = following[dead]
+            previous[after] = cell
+            ids[cell], ids[dead] = int(self.result[rank]), GAP
+            for left, right in ((previous[cell], cell), (cell, after)):
+                if (ids[left], ids[right]) in ranks:
+                    heapq.heappush(heap, (ranks[ids[left], ids[right]], left))
+        return [id_ for id_ in ids if id_ != GAP]
+
+    @functools.cached_property
+    def _ranks(self) -> dict[tuple[int, int], int]:
+        pairs = zip(self.left.tolist(), self.right.tolist(), strict=True)
+        return {pair: rank for rank, pair in enumerate(pairs)}
 
     def _wait(
         self,
@@ -117,6 +165,66 @@ class Merges:
         grid = _Grid(ids[spans(starts[which], lengths[which])], lengths[which], self._table)
         merged, lengths[which] = grid.merge(self.result)
         ids[spans(starts[which], lengths[which])] = merged
+
+
+class _CertainPairs:
+    """Pairs of ids that nothing merged into, and that merge first whatever stands around them.
+
+    Such a pair ranks before every merge that could take one of its sides away: of its left side
+    with a token that ends as what stands before it, and of its right side with a token that begins
+    as what stands after it. All of them are merged at once, before anything else. What they become
+    ranks later in any further merge, because the merges are monotonic, so nothing else changes.
+
+    Letters in shapes: P ids that no merge makes, and one row more for all others.
+    """
+
+    def __init__(self, merges: Merges) -> None:
+        self._result = merges.result
+        highest = int(max(map(_highest, (merges.left, merges.right, merges.result))))
+        is_made = np.zeros(highest + 1, bool)
+        is_made[merges.result] = True
+        plain = np.flatnonzero(~is_made)[:_PLAIN]
+        self._width = width = len(plain) + 1
+        self._row = np.full(highest + 1, len(plain))
+        self._row[plain] = np.arange(len(plain))
+        first, last = self._row.copy(), self._row.copy()
+        while True:  # from the ids that merges make down to what they begin and end with
+            before = first.copy(), last.copy()
+            first[merges.result], last[merges.result] = first[merges.left], last[merges.right]
+            if (before[0] == first).all() and (before[1] == last).all():
+                break
+        self._rank_PP, self._before_PP, self._after_PP = np.full((3, width, width), NONE, np.int32)
+        self._before_PP[-1] = self._after_PP[:, -1] = -1  # of other ids nothing is certain
+        left, right = self._row[merges.left], self._row[merges.right]
+        ranks = np.arange(len(merges), dtype=np.int32)
+        both = (left < len(plain)) & (right < len(plain))
+        self._rank_PP[left[both], right[both]] = ranks[both]
+        np.minimum.at(self._before_PP, (last[merges.left], right), ranks)
+        np.minimum.at(self._after_PP, (left, first[merges.right]), ranks)
+
+    def merge(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is left of the sequences, and how long each is; both are new arrays."""
+        ids, ends = ids.copy(), np.cumsum(lengths)
+        if ids.size < 2:
+            return ids, lengths.copy()
+        row = self._row.take(ids)
+        pairs = row[:-1] * self._width + row[1:]
+        rank, before, after = (
+            table_PP.reshape(-1).take(pairs)
+            for table_PP in (self._rank_PP, self._before_PP, self._after_PP)
+        )
+        across = ends[(ends > 0) & (ends < ids.size)] - 1  # pairs of two sequences are none
+        for values in (rank, before, after):
+            values[across] = NONE
+        is_certain = rank != NONE
+        is_certain[1:] &= rank[1:] < before[:-1]
+        is_certain[:-1] &= rank[:-1] < after[1:]
+        at = np.flatnonzero(is_certain)
+        ids[at] = self._result.take(rank.take(at))
+        is_left = np.ones(ids.size, bool)
+        is_left[at + 1] = False
+        counts = np.concatenate([[0], np.cumsum(is_left)])
+        return ids[is_left], np.diff(counts[ends], prepend=0)
 
 
 def _alike(lengths: np.ndarray, which: np.ndarray) -> Iterator[np.ndarray]:

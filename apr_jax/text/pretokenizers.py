@@ -48,6 +48,8 @@ class Rule:
       one_other_before_letters: whether a character of class O that is alone leads letters.
       blanks_before_newline: whether spaces before a newline join it, and those before them.
       contractions: whether "'s" and the like are words, and any_case: in capitals too.
+      breaks: where a long text may be cut into pieces: a word starts there, and nothing on one side
+        tells how the other side is cut.
       digits: the most numbers in a word, 0 where `joins` says it all.
     """
 
@@ -60,6 +62,8 @@ class Rule:
     contractions: bool = True
     any_case: bool = False
     digits: int = 0
+    # A space after none, or no space after a single newline.
+    breaks: str = r"(?<=\S) |(?<=\S\n)\S"
 
     def split(self, text: str) -> list[str]:
         """The words of the text. Joined they are the text."""
@@ -107,6 +111,7 @@ PRETOKENIZERS = {
         joins=(("L", "LNOSPR"), ("O", "LNOSPR"), ("N", "LNOSPR")),
         spaces="",
         contractions=False,
+        breaks=r"(?<=\S) ",
     ),
 }
 PATTERNS = {QWEN2_PATTERN: "qwen2", LLAMA3_PATTERN: "llama3", WHITESPACE_PATTERN: "whitespace"}

@@ -197,7 +197,7 @@ class Tokenizer:
         """The ids of one word."""
         if (id_ := self._whole_words.get(word)) is not None:
             return [id_]
-        if len(word) <= _SHORT_WORD or not self._merges.is_monotonic:
+        if len(word) <= _SHORT_WORD:
             return reference.merge(self._byte_ids[[*word]].tolist(), self._ranks)
         return self._merge(np.frombuffer(word, np.uint8), np.array([len(word)]))[0].tolist()
 
@@ -224,7 +224,6 @@ class Tokenizer:
     def _merge(self, octets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the merges make of words that lie one behind another."""
         symbols = self._byte_ids[octets]
-        merge = self._merges.apply if self._merges.is_monotonic else self._plainly
         ends = np.cumsum(lengths)
         rows: list[np.ndarray] = [np.empty(0, np.int32)]
         counts: list[np.ndarray] = [np.empty(0, np.int64)]
@@ -232,21 +231,12 @@ class Tokenizer:
         while first < len(lengths):
             start = int(ends[first] - lengths[first])
             last = max(first + 1, int(np.searchsorted(ends, start + _LOT_BYTES)))
-            ids, lot = merge(symbols[start : ends[last - 1]], lengths[first:last])
+            lot = symbols[start : ends[last - 1]]
+            ids, merged_lengths = self._merges.apply(lot, lengths[first:last])
             rows.append(ids)
-            counts.append(lot)
+            counts.append(merged_lengths)
             first = last
         return np.concatenate(rows), np.concatenate(counts)
-
-    def _plainly(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `Merges.apply`, in plain Python, for merges in an order that it does not take."""
-        ends = np.cumsum(lengths).tolist()
-        rows = [
-            reference.merge(ids[start:end].tolist(), self._ranks)
-            for start, end in itertools.pairwise([0, *ends])
-        ]
-        merged = np.array([id_ for row in rows for id_ in row], np.int32)
-        return merged, np.array([len(row) for row in rows], np.int64)
 
     @functools.cached_property
     def _batches(self) -> BatchEncoder:

@@ -7,6 +7,8 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from apr_jax.files import read_json
 from apr_jax.text.alphabet import spell, unspell
 from apr_jax.text.pretokenizers import PATTERNS
@@ -63,7 +65,7 @@ def from_tokenizer_json(path: pathlib.Path, root: Any) -> Vocabulary:
     return Vocabulary(
         format="tokenizer.json",
         tokens=tokens,
-        merges_M3=resolve_merges(ids, _merges(path, model)),
+        merges_M3=_resolved(path, model, ids),
         added=added,
         finds_added=True,
         normalization=normalization,
@@ -205,6 +207,21 @@ def _check_added_ids(
             raise TokenizerError(
                 f"{path}: {owners[token.id]!r} and {token.content!r} share the id {token.id}"
             )
+
+
+def _resolved(path: pathlib.Path, model: dict[str, Any], ids: dict[str, int]) -> np.ndarray:
+    """As `resolve_merges`, which is asked only where something is wrong: it takes long."""
+    merges = _field(path, model, "merges", list)
+    try:
+        if "" in ids or not {type(merge) for merge in merges} <= {str, list}:
+            raise ValueError
+        pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+        rows = [(ids[left], ids[right], ids[left + right]) for left, right in pairs]
+        if len({row[:2] for row in rows}) == len(rows):
+            return np.array(rows, np.int32).reshape(-1, 3)
+    except (KeyError, TypeError, ValueError):
+        pass
+    return resolve_merges(ids, _merges(path, model))
 
 
 def _merges(path: pathlib.Path, model: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -1,6 +1,7 @@
 """Word starts by array operations, and words by expression, against `tokenizers`."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
+from apr_jax.text import batch_encoder
 from apr_jax.text.characters import DIVIDER, fold
 from apr_jax.text.cutting import Cutter
 from apr_jax.text.pretokenizers import (
@@ -84,3 +86,18 @@ def test_hostile_texts(name, batch):
 def test_many_random_texts(name):
     equal(name, random_texts(1, 2000))
     equal(name, ["".join(f"{a}{b}" for b in FRAGMENTS) for a in FRAGMENTS])
+
+
+@pytest.mark.parametrize("name", PRETOKENIZERS)
+def test_pieces_are_cut_as_the_whole_is(name, monkeypatch):
+    monkeypatch.setattr(batch_encoder, "_PIECE", 1)
+    texts = [*random_texts(2, 500), "a\n\nb\n\n\nc \nd\n  e  \n"]
+    folded = DIVIDER.join(map(fold, texts))
+    cuts = [*batch_encoder._cuts(re.compile(PRETOKENIZERS[name].breaks), folded)]
+    pieces = [start + starts(name, folded[start:stop]) for start, stop in cuts]
+    assert len(pieces) > 300
+    assert np.concatenate(pieces).tolist() == starts(name, folded).tolist()
+
+
+def starts(name, folded):
+    return CUTTERS[name].starts(folded.encode("latin-1"))
