@@ -53,9 +53,9 @@ $(FUZZ_READY): setup/fuzz.txt $(READY)
 	$(BIN)/python -c "$$packages" > $$($(FUZZ_VENV)/bin/python -c "$$packages")/tests.pth
 	@touch $@
 
-fuzz: $(FUZZ_READY)  ## hostile inputs to the codec's doors, guided by coverage, FUZZ_RUNS= for each
+fuzz: $(FUZZ_READY)  ## hostile inputs to each door, guided by coverage, FUZZ_RUNS= for each
 	@mkdir -p runs/fuzz
-	@for door in apr hf_folder gguf; do \
+	@for door in apr hf_folder gguf tokenizer corpus; do \
 		$(FUZZ_VENV)/bin/python -m tests.fuzz.run $$door runs/fuzz/$$door -runs=$(FUZZ_RUNS) || exit 1; \
 	done
 

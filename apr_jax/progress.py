@@ -14,7 +14,8 @@ _LINE_EVERY_SECONDS = 5.0
 class Progress:
     """Counts `unit`s of one task towards `total` (None when unknown). Use as a context manager.
 
-    `note` is free text that is shown behind the count, such as a loss.
+    `note` is free text that is shown behind the count, such as a loss. Bytes (unit "B") are shown
+    as megabytes, with the rate and the time that is left.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Progress:
         stream: TextIO | None = None,
     ) -> None:
         self.count, self.note = initial, ""
+        self._initial = initial
         self._task, self._total, self._unit = task, total, unit
         self._stream = stream if stream is not None else sys.stderr
         self._start = self._last_line = time.monotonic()
@@ -35,7 +37,8 @@ class Progress:
             self._bar = tqdm(
                 desc=task,
                 total=total,
-                unit=f" {unit}",
+                unit="B" if unit == "B" else f" {unit}",
+                unit_scale=unit == "B",
                 initial=initial,
                 file=self._stream,
                 dynamic_ncols=True,
@@ -69,10 +72,22 @@ class Progress:
             self._line(f" in {time.monotonic() - self._start:.1f} s")
 
     def _line(self, suffix: str) -> None:
-        total = f"/{self._total:,}" if self._total is not None else ""
         note = f", {self.note}" if self.note else ""
         print(
-            f"{self._task}: {self.count:,}{total} {self._unit}{note}{suffix}",
+            f"{self._task}: {self._amount()}{note}{suffix}",
             file=self._stream,
             flush=True,
+        )
+
+    def _amount(self) -> str:
+        if self._unit != "B":
+            total = f"/{self._total:,}" if self._total is not None else ""
+            return f"{self.count:,}{total} {self._unit}"
+        rate = (self.count - self._initial) / max(time.monotonic() - self._start, 1e-9)
+        if self._total is None or not rate:
+            return f"{self.count / 1e6:,.1f} MB, {rate / 1e6:.1f} MB/s"
+        left = f", {(self._total - self.count) / rate:.0f} s left"
+        return (
+            f"{self.count / 1e6:,.1f}/{self._total / 1e6:,.1f} MB, {rate / 1e6:.1f} MB/s"
+            + left * (self.count < self._total)
         )

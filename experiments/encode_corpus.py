@@ -4,22 +4,30 @@ import time
 
 from absl import flags
 
+from apr_jax.text.compat import WARNING
 from apr_jax.text.corpus import EOS_POLICIES, CorpusConfig, encode_corpus
-from apr_jax.text.pretokenizers import PRETOKENIZERS
+from apr_jax.text.loading import COMPATS
+from apr_jax.text.pretokenizers import NAMEABLE
 from experiments.program import report, run
 
 _INPUT = flags.DEFINE_multi_string(
-    "input", None, "JSONL file, text file or folder of them; may be repeated.", required=True
+    "input",
+    None,
+    "JSONL, Parquet or text file, also compressed, or folder of them; may be repeated.",
+    required=True,
 )
 _TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "Folder with tokenizer.json, or vocab.json and merges.txt.", required=True
+    "tokenizer",
+    None,
+    "Folder or file of a tokenizer, see import_tokenizer; or a model with one in it.",
+    required=True,
 )
 _OUT = flags.DEFINE_string("out", None, "Folder for the shards and report.json.", required=True)
 _PRETOKENIZER = flags.DEFINE_enum(
     "pretokenizer",
     None,
-    [*PRETOKENIZERS],
-    "How text is cut into words, for byte-level vocab.json and merges.txt without tokenizer.json.",
+    NAMEABLE,
+    "How text is cut into words, for tokenizers that do not say it; unset means that they do.",
 )
 _SHARD_TOKENS = flags.DEFINE_integer(
     "shard_tokens",
@@ -27,7 +35,9 @@ _SHARD_TOKENS = flags.DEFINE_integer(
     "A shard is closed after the document with which it has so many tokens.",
     lower_bound=1,
 )
-_CONTENT_FIELD = flags.DEFINE_string("content_field", "content", "Key of the text in JSONL.")
+_CONTENT_FIELD = flags.DEFINE_string(
+    "content_field", "content", "Key of the text in JSONL, its column in Parquet."
+)
 _EOS_POLICY = flags.DEFINE_enum(
     "eos_policy", "after", EOS_POLICIES, "Where the end-of-text token goes."
 )
@@ -37,6 +47,24 @@ _VAL_FRACTION = flags.DEFINE_float(
 _VAL_OUT = flags.DEFINE_string("val_out", None, "Folder for the held-out shards.")
 _MAX_BAD = flags.DEFINE_integer(
     "max_bad", 0, "Damaged lines or files that may be skipped; 0 stops at the first.", lower_bound=0
+)
+_EOS_TOKEN = flags.DEFINE_string(
+    "eos_token",
+    None,
+    "Special token that separates documents; unset takes the tokenizer's end of text.",
+)
+_COMPAT = flags.DEFINE_enum(
+    "compat",
+    None,
+    COMPATS,
+    "Ids as an older program wrote them, to check old corpora; they are not the model's. "
+    "Unset gives the model's.",
+)
+_WORKERS = flags.DEFINE_integer(
+    "workers",
+    0,
+    "Processes that encode; 0 takes all cores that the input is worth. The shards stay the same.",
+    lower_bound=0,
 )
 
 
@@ -54,6 +82,9 @@ def main() -> int:
             val_fraction=_VAL_FRACTION.value,
             val_out=_VAL_OUT.value,
             max_bad=_MAX_BAD.value,
+            eos_token=_EOS_TOKEN.value,
+            compat=_COMPAT.value,
+            workers=_WORKERS.value,
         )
     )
     summary = [_line(_OUT.value, values)]
@@ -61,6 +92,8 @@ def main() -> int:
         summary.append(_line(_VAL_OUT.value, values["val"]))
     skipped = ", ".join(f"{count:,} {reason}" for reason, count in values["skipped"].items())
     summary.append(f"skipped: {skipped}; {time.monotonic() - start:.1f} s")
+    if _COMPAT.value is not None:
+        summary.append(f"WARNING: {WARNING}")
     # No times in the report: a repeated or resumed run writes the same bytes.
     report(_OUT.value, values, summary)
     return 0
@@ -70,7 +103,8 @@ def _line(folder: str, part: dict) -> str:
     return (
         f"{folder}: {part['tokens']:,} tokens of {part['documents']:,} documents in "
         f"{part['shards']:,} shards; {part['bytes_per_token']:.2f} bytes a token, "
-        f"{part['entropy_bits']:.2f} bits, {part['distinct_tokens']:,} distinct tokens"
+        f"{part['entropy_bits']:.2f} of {part['entropy_ceiling_bits']:.2f} bits, "
+        f"{part['distinct_tokens']:,} distinct tokens"
     )
 
 

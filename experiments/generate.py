@@ -12,13 +12,21 @@ from absl import flags
 
 from apr_jax.codec import open_checkpoint
 from apr_jax.errors import UserError
+from apr_jax.files import read_json
 from apr_jax.model import generate, load_model
 from apr_jax.text import load_tokenizer
+from apr_jax.text.pretokenizers import NAMEABLE
 from experiments import program
 
 _APR = flags.DEFINE_string("apr", None, "the model: an .apr file or a HuggingFace folder")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "a tokenizer file or folder; unset means the one beside the model"
+)
+_PRETOKENIZER = flags.DEFINE_enum(
+    "pretokenizer",
+    None,
+    NAMEABLE,
+    "how text is cut into words, for tokenizers that do not say it; unset means that they do",
 )
 _PROMPT = flags.DEFINE_string("prompt", None, "the text to continue")
 _MAX_TOKENS = flags.DEFINE_integer("max_tokens", 100, "tokens to add at most", lower_bound=1)
@@ -30,13 +38,14 @@ _TOP_P = flags.DEFINE_float(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "decides every sample")
 _OUT = flags.DEFINE_string("out", None, "folder for report.json; unset writes none")
+_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 flags.mark_flags_as_required(["apr", "prompt"])
 
 
 def main() -> int:
     on_gpu = jax.default_backend() == "gpu"
     tokenizer_path = _TOKENIZER.value or _beside(pathlib.Path(_APR.value))
-    tokenizer = load_tokenizer(tokenizer_path)
+    tokenizer = load_tokenizer(tokenizer_path, pretokenizer=_PRETOKENIZER.value)
     model, params = load_model(_APR.value, compute_dtype=jnp.bfloat16 if on_gpu else jnp.float32)
     if tokenizer.vocab_size > model.config.vocab_size:
         raise UserError(
@@ -44,9 +53,7 @@ def main() -> int:
             f"{model.config.vocab_size} rows; use the model's own tokenizer"
         )
     prompt = tokenizer.encode(_PROMPT.value)
-    eos_id = model.config.eos_token_id
-    if eos_id is None:
-        eos_id = tokenizer.eos_id
+    ends = _ends(pathlib.Path(_APR.value), tokenizer.eos_id)
     start = time.perf_counter()
     ids = list(
         generate(
@@ -57,7 +64,7 @@ def main() -> int:
             key=jax.random.key(_SEED.value),
             temperature=_TEMPERATURE.value,
             top_p=_TOP_P.value,
-            eos_id=eos_id,
+            eos_id=ends,
         )
     )
     seconds = time.perf_counter() - start
@@ -78,12 +85,28 @@ def main() -> int:
     return 0
 
 
+def _ends(model: pathlib.Path, eos_id: int | None) -> list[int]:
+    """The ids that end a text: those of generation_config.json, else of the model or tokenizer."""
+    with open_checkpoint(model) as checkpoint:
+        found = checkpoint.config.eos_token_id
+        for file in checkpoint.companions:
+            if file.name == "generation_config.json":
+                config = read_json(file)
+                found = (config.get("eos_token_id") if isinstance(config, dict) else None) or found
+    ends = found if isinstance(found, list) else [eos_id if found is None else found]
+    if not all(end is None or type(end) is int for end in ends):
+        raise UserError(f"{model}: eos_token_id={found!r} in generation_config.json is no token")
+    return [end for end in ends if end is not None]
+
+
 def _beside(model: pathlib.Path) -> pathlib.Path:
-    """The folder of the tokenizer that travels with the model."""
+    """The folder of the tokenizer that travels with the model, or the model that holds it."""
     with open_checkpoint(model) as checkpoint:
         for file in checkpoint.companions:
-            if file.name in ("tokenizer.json", "vocab.json"):
+            if file.name in _TOKENIZERS:
                 return file.parent
+        if not checkpoint.companions and checkpoint.companion_files():
+            return model
     raise UserError(f"{model}: no tokenizer came with this model; name one by --tokenizer")
 
 

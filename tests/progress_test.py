@@ -25,6 +25,21 @@ def test_elsewhere_a_line_now_and_then_and_one_at_the_end(monkeypatch):
     assert "\r" not in stream.getvalue()
 
 
+def test_bytes_are_told_with_rate_and_time_left(monkeypatch):
+    monkeypatch.setattr(progress, "_LINE_EVERY_SECONDS", 0.0)
+    times = iter([100.0, *[102.0] * 9])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    stream = io.StringIO()
+    with Progress("reading", 10_000_000, "B", stream=stream) as bar:
+        bar.update(4_000_000)
+        bar.update(6_000_000)
+    assert stream.getvalue().splitlines() == [
+        "reading: 4.0/10.0 MB, 2.0 MB/s, 3 s left",
+        "reading: 10.0/10.0 MB, 5.0 MB/s",
+        "reading: 10.0/10.0 MB, 5.0 MB/s in 2.0 s",
+    ]
+
+
 def test_lines_are_rare():
     stream = io.StringIO()
     with Progress("work", None, "files", stream=stream) as bar:

@@ -63,7 +63,7 @@ def _run(command, folder):
 @pytest.mark.slow
 def test_the_main_job_of_the_readme_runs_as_written(folder):
     commands = [c for block in _blocks("sh") for c in block.splitlines() if "experiments." in c]
-    assert len(commands) == 10
+    assert len(commands) == 12
     for command in commands:
         result = _run(command, folder)
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"

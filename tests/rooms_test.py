@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 SHARED = {"apr_jax.errors", "apr_jax.files", "apr_jax.progress"}
 MAY_IMPORT = {
     "apr_jax/codec": {"apr_jax.codec"},
-    "apr_jax/text": {"apr_jax.text"},
+    "apr_jax/text": {"apr_jax.text", "apr_jax.codec"},
     "kernels": {"kernels"},
     "apr_jax/model": {"apr_jax.model", "apr_jax.codec", "kernels"},
     "apr_jax/train": {"apr_jax.train", "apr_jax.model", "apr_jax.text", "apr_jax.codec"},

@@ -18,6 +18,7 @@ COMPANIONS = (
     "tokenizer_config.json",
     "vocab.json",
     "merges.txt",
+    "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",

@@ -5,7 +5,7 @@ H head size, V vocabulary.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import jax
@@ -30,9 +30,9 @@ def generate(
     key: jax.Array,
     temperature: float = 0.0,
     top_p: float = 1.0,
-    eos_id: int | None = None,
+    eos_id: int | Collection[int] | None = None,
 ) -> Iterator[int]:
-    """Yield up to `max_tokens` ids that continue `prompt_T`; ends before an `eos_id`.
+    """Yield up to `max_tokens` ids that continue `prompt_T`; ends before an `eos_id`, one of many.
 
     Args:
       prompt_T: int32 ids, at least one.
@@ -44,7 +44,8 @@ def generate(
       GenerateError: an empty or too long prompt, an id without a row, or a value out of range.
     """
     _check(model.config, prompt_T, max_tokens, temperature, top_p)
-    return _continue(model, params, prompt_T, max_tokens, key, temperature, top_p, eos_id)
+    ends = {eos_id} if isinstance(eos_id, int) else set(eos_id or ())
+    return _continue(model, params, prompt_T, max_tokens, key, temperature, top_p, ends)
 
 
 def new_cache(model: Qwen2, length: int) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def _continue(
     key: jax.Array,
     temperature: float,
     top_p: float,
-    eos_id: int | None,
+    ends: Collection[int],
 ) -> Iterator[int]:
     # Only the plain implementation can continue a cache; for single queries it is the right one.
     model = model.clone(attention_impl="xla", remat=False)
@@ -119,7 +120,7 @@ def _continue(
             token = int(jnp.argmax(logits_BV[0]))
         else:
             token = int(sample(logits_BV, token_key, temperature, top_p)[0])
-        if token == eos_id:
+        if token in ends:
             return
         yield token
         ids_BT = np.array([[token]], np.int32)

@@ -12,12 +12,12 @@ _BYTES = {symbol: byte for byte, symbol in enumerate(SYMBOLS)}
 
 def spell(text: bytes) -> str:
     """The bytes in the alphabet."""
-    return "".join(SYMBOLS[byte] for byte in text)
+    return "".join(map(SYMBOLS.__getitem__, text))
 
 
 def unspell(token: str) -> bytes | None:
     """The bytes that the token spells; None if a character is not in the alphabet."""
     try:
-        return bytes(_BYTES[symbol] for symbol in token)
+        return bytes(map(_BYTES.__getitem__, token))
     except KeyError:
         return None

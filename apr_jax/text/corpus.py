@@ -1,23 +1,25 @@
 """A corpus into shards of token ids, in one folder or split into two by the documents' hashes."""
 
 import dataclasses
-import hashlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from apr_jax.errors import UserError
 from apr_jax.progress import Progress
+from apr_jax.text import blocks
 from apr_jax.text.batches import Shards
-from apr_jax.text.documents import Documents, read_documents
-from apr_jax.text.loading import load_tokenizer
+from apr_jax.text.block_encoder import DIGEST, BlockEncoder, Task, hash_of, is_held_out
+from apr_jax.text.loading import AnyTokenizer, load_tokenizer
 from apr_jax.text.shard_writer import ShardWriter
-from apr_jax.text.statistics import statistics
-from apr_jax.text.tokenizer import Tokenizer
+from apr_jax.text.sources import Source, find_sources
+from apr_jax.text.statistics import corpus_statistics
+from apr_jax.text.workers import Workers, default_count
 
 EOS_POLICIES = ("after", "between", "none")
-_BATCH_CHARACTERS = 4_000_000  # encoded together: enough for the vectorised parts to pay off
-_BATCH_DOCUMENTS = 10_000
+_WORTH_A_WORKER = 16_000_000  # bytes of input; for less, starting a process takes longer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,10 @@ class CorpusConfig:
       val_fraction: share of the documents that is held out, 0 to 1 exclusive.
       val_out: folder for the shards of the held-out documents.
       max_bad: how many damaged lines or files may be skipped.
+      eos_token: the special token that separates documents; None for the tokenizer's end of text.
+      compat: see `load_tokenizer`.
+      workers: processes that encode; they do not change the shards. 0: as many as there are cores,
+        and as the input is worth.
     """
 
     inputs: tuple[str, ...]
@@ -49,60 +55,120 @@ class CorpusConfig:
     val_fraction: float = 0.0
     val_out: str | None = None
     max_bad: int = 0
+    eos_token: str | None = None
+    compat: str | None = None
+    workers: int = 0
 
 
 def split_of(document: bytes, fraction: float) -> bool:
     """Whether the document is held out. Equal documents fall on the same side, in every corpus."""
-    digest = hashlib.blake2b(document, digest_size=8).digest()
-    return int.from_bytes(digest, "little") < fraction * 2**64
+    digests_D16 = np.frombuffer(hash_of(document), np.uint8).reshape(1, DIGEST)
+    return bool(is_held_out(digests_D16, fraction)[0])
 
 
 def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
     """Encode the corpus; a run that was cut off goes on where it was, to the same bytes.
 
     Returns:
-      The report: `statistics` of the shards in `out`, what was skipped, the settings; under `val`
-      the statistics of the held-out shards, if any.
+      The report: `corpus_statistics` of the shards in `out`, what was skipped, the settings; under
+      `val` those of the held-out shards, if any.
 
     Raises:
       UserError: a setting contradicts another or the tokenizer; the input cannot be read; a folder
         holds other shards; the disk is full.
     """
-    documents = read_documents(config.inputs, config.content_field, config.max_bad)
-    tokenizer = load_tokenizer(config.tokenizer, pretokenizer=config.pretokenizer)
-    _check(config, tokenizer)
-    train = ShardWriter(pathlib.Path(config.out), _settings(config, tokenizer, "train"))
-    val = None
+    sources = find_sources(config.inputs)
+    tokenizer = load_tokenizer(
+        config.tokenizer, pretokenizer=config.pretokenizer, compat=config.compat
+    )
+    eos_id = _eos_id(config, tokenizer)
+    _check(config)
+    settings = {part: _settings(config, tokenizer, eos_id, part) for part in ("train", "val")}
+    writers = [ShardWriter(pathlib.Path(config.out), settings["train"])]
     if config.val_out:
-        val = ShardWriter(pathlib.Path(config.val_out), _settings(config, tokenizer, "val"))
-    with Progress("encoding", None, "documents") as progress:
-        for batch in _batches(documents):
-            _encode(batch, tokenizer, train, val, config.val_fraction)
-            progress.update(len(batch))
+        writers.append(ShardWriter(pathlib.Path(config.val_out), settings["val"]))
+    encoder = BlockEncoder(
+        tokenizer=tokenizer,
+        content_field=config.content_field,
+        most_bad=config.max_bad + 1,
+        eos_id=eos_id,
+        eos_first=config.eos_policy == "between",
+        val_fraction=config.val_fraction if config.val_out else None,
+    )
+    tally = blocks.Tally(config.max_bad)
+    total = sum(source.size for source in sources)
+    count = config.workers or min(default_count(), 1 + total // _WORTH_A_WORKER)
+    with Workers(count, encoder) as workers, Progress("encoding", total, "B") as progress:
+        _write(config, sources, workers, writers, tally, progress)
+    space = tokenizer.encode(" ")
     notes = {
         "inputs": list(config.inputs),
-        "skipped": dict(documents.skipped),
-        "bad": documents.bad,
+        "compat": config.compat,
+        "unk_id": tokenizer.unk_id,
+        "space_id": int(space[0]) if len(space) == 1 else None,
+        "skipped": dict(tally.skipped),
+        "bad": tally.bad,
     }
-    for writer in (train, val):
-        if writer is not None:
-            writer.finish(tokenizer.token_bytes(), notes)
-    report = _statistics(config.out, tokenizer)
+    for writer in writers:
+        writer.finish(tokenizer.token_bytes(), notes)
+    report = corpus_statistics(Shards(config.out), count)
     if config.val_out:
-        report["val"] = _statistics(config.val_out, tokenizer)
-    return report | notes | _settings(config, tokenizer, "train")
+        report["val"] = corpus_statistics(Shards(config.val_out), count)
+    return report | notes | settings["train"]
 
 
-def _check(config: CorpusConfig, tokenizer: Tokenizer) -> None:
-    if config.shard_tokens < 1:
-        raise UserError(f"shard_tokens={config.shard_tokens}: must be at least 1")
+def _write(
+    config: CorpusConfig,
+    sources: Sequence[Source],
+    workers: Workers,
+    writers: Sequence[ShardWriter],
+    tally: blocks.Tally,
+    progress: Progress,
+) -> None:
+    """Encode what the writers have not written yet, in order."""
+
+    def tasks() -> Iterator[Task]:
+        for block in blocks.cut(sources, config.content_field):
+            yield Task(block, tuple(writer.needs_ids(1) for writer in writers))
+
+    for task, answer in workers.ordered(tasks()):
+        tally.add(task.block, answer.contents, answer.documents)
+        for part, writer in zip(answer.parts, writers, strict=True):
+            if part.counts is None and writer.needs_ids(len(part.sizes)):
+                # The finished shards end in this block.
+                answer = workers(Task(task.block, (True,) * len(writers)))
+        for part, writer in zip(answer.parts, writers, strict=True):
+            writer.add(part)
+        progress.update(task.block.size)
+    tally.require_some(len(sources), config.content_field)
+
+
+def _eos_id(config: CorpusConfig, tokenizer: AnyTokenizer) -> int | None:
+    """The separator: the token that is named, or the tokenizer's own; None for no separator."""
     if config.eos_policy not in EOS_POLICIES:
         raise UserError(f"eos_policy={config.eos_policy!r} is not one of {EOS_POLICIES}")
-    if config.eos_policy != "none" and tokenizer.eos_id is None:
+    if config.eos_policy == "none":
+        if config.eos_token is not None:
+            raise UserError("eos_token is of no use with eos_policy='none': leave it out")
+        return None
+    eos_id = tokenizer.eos_id
+    if config.eos_token is not None:
+        eos_id = tokenizer.token_id(config.eos_token)
+        if eos_id is None:
+            raise UserError(f"{config.tokenizer}: has no special token {config.eos_token!r}")
+    if eos_id is None:
         raise UserError(
             f"{config.tokenizer}: has no end-of-text token, so eos_policy={config.eos_policy!r} is "
-            "impossible: use --eos_policy=none"
+            "impossible: use --eos_policy=none, or name one by --eos_token"
         )
+    return eos_id
+
+
+def _check(config: CorpusConfig) -> None:
+    if config.shard_tokens < 1:
+        raise UserError(f"shard_tokens={config.shard_tokens}: must be at least 1")
+    if config.workers < 0:
+        raise UserError(f"workers={config.workers}: must be at least 1, or 0 for every core")
     if not 0 <= config.val_fraction < 1:
         raise UserError(f"val_fraction={config.val_fraction}: must be at least 0 and below 1")
     if bool(config.val_fraction) != bool(config.val_out):
@@ -116,53 +182,18 @@ def _check(config: CorpusConfig, tokenizer: Tokenizer) -> None:
                 raise UserError(f"{out}: lies inside the input {path}: choose another folder")
 
 
-def _settings(config: CorpusConfig, tokenizer: Tokenizer, part: str) -> dict[str, Any]:
+def _settings(
+    config: CorpusConfig, tokenizer: AnyTokenizer, eos_id: int | None, part: str
+) -> dict[str, Any]:
     """What decides the shards' bytes, besides the documents; `manifest.SETTINGS` names the keys."""
-    has_eos = config.eos_policy != "none"
     split = {"part": part, "val_fraction": config.val_fraction} if config.val_out else None
     return {
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
         "normalization": tokenizer.normalization,
         "eos_policy": config.eos_policy,
-        "eos_id": tokenizer.eos_id if has_eos else None,
+        "eos_id": eos_id,
         "shard_tokens": config.shard_tokens,
         "content_field": config.content_field,
         "split": split,
     }
-
-
-def _batches(documents: Documents) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for text in documents:
-        batch.append(text)
-        characters += len(text)
-        if characters >= _BATCH_CHARACTERS or len(batch) == _BATCH_DOCUMENTS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _encode(
-    batch: list[str],
-    tokenizer: Tokenizer,
-    train: ShardWriter,
-    val: ShardWriter | None,
-    val_fraction: float,
-) -> None:
-    waiting: list[tuple[ShardWriter, bytes, str]] = []
-    for text in batch:
-        document = text.encode()
-        writer = val if val is not None and split_of(document, val_fraction) else train
-        if not writer.is_written(document):
-            waiting.append((writer, document, text))
-    encoded = tokenizer.encode_batch([text for _, _, text in waiting])
-    for (writer, document, _), ids in zip(waiting, encoded, strict=True):
-        writer.add(document, ids)
-
-
-def _statistics(folder: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    space = tokenizer.encode(" ")
-    return statistics(Shards(folder), tokenizer.unk_id, int(space[0]) if len(space) == 1 else None)

@@ -1,75 +1,129 @@
 """Finding out which kind of tokenizer lies at a path, from its content, and loading it."""
 
+import dataclasses
+import logging
 import os
 import pathlib
-from collections.abc import Mapping
 
 from apr_jax.files import read_json
-from apr_jax.text.alphabet import SYMBOLS, unspell
+from apr_jax.text import compat as compat_lib
+from apr_jax.text.alphabet import SYMBOLS
+from apr_jax.text.byte_level import read_pair
+from apr_jax.text.embedded import folder_of, is_model, read_embedded
 from apr_jax.text.hex_format import BYTE_TOKENS, read_hex
-from apr_jax.text.pretokenizers import PRETOKENIZERS
+from apr_jax.text.pretokenizers import NAMEABLE
+from apr_jax.text.sentencepiece_format import SentencePieceTokenizer, read_sentencepiece
+from apr_jax.text.special_tokens import SpecialTokens
+from apr_jax.text.tiktoken_format import is_ranks, read_tiktoken
 from apr_jax.text.tokenizer import Tokenizer
 from apr_jax.text.tokenizer_json import read_tokenizer_json
-from apr_jax.text.vocabulary import (
-    AddedToken,
-    TokenizerError,
-    Vocabulary,
-    check_ids,
-    read_merges,
-    resolve_merges,
-)
+from apr_jax.text.vocabulary import TokenizerError, Vocabulary, check_ids
+
+AnyTokenizer = Tokenizer | SentencePieceTokenizer
+
+COMPATS = (compat_lib.NAME,)
 
 _JSON, _VOCAB, _MERGES = "tokenizer.json", "vocab.json", "merges.txt"
+_ALONE = ("*.model", "*.tiktoken")
+_START = 4096  # bytes by which the kind of a file is told
 
 
-def load_tokenizer(path: str | os.PathLike[str], *, pretokenizer: str | None = None) -> Tokenizer:
-    """The tokenizer in a folder, or of one of its files.
+def load_tokenizer(
+    path: str | os.PathLike[str], *, pretokenizer: str | None = None, compat: str | None = None
+) -> AnyTokenizer:
+    """The tokenizer in a folder, or in a file, told by content.
 
     In a folder `vocab.json` is looked at first. With all 256 hex byte tokens it is a hex
     vocabulary, and a tokenizer.json beside it is not read, as in the original program. With all
     256 byte-level symbols, or without a vocab.json, tokenizer.json is read. Without a
     tokenizer.json a byte-level pair has lost the rule that cuts text into words, so it loads only
-    when `pretokenizer` names that rule. Everything else is refused.
+    when `pretokenizer` names that rule. A vocabulary with a part of either set is refused; the
+    original takes 200 hex byte tokens or more for a hex vocabulary, and all else for byte-level.
+    A folder without any of these may hold one SentencePiece model or one rank file of tiktoken.
+
+    A file may be any of those, or an `.apr` or GGUF model with its vocabulary in it.
 
     Args:
-      path: a folder, its tokenizer.json, or its vocab.json.
-      pretokenizer: "qwen2" for a byte-level pair without tokenizer.json, otherwise None.
+      path: a folder or a file.
+      pretokenizer: one of `pretokenizers.NAMEABLE`, for what does not say how text is cut: a
+        byte-level pair without tokenizer.json, a rank file that is not known. Otherwise None.
+      compat: "aprender-1598" for the ids that aprender wrote at that time, to check old corpora;
+        they are not the model's, and a warning says so. Otherwise None.
 
     Raises:
       TokenizerError: no tokenizer is there, or it is damaged or of a kind not supported.
     """
-    if pretokenizer is not None and pretokenizer not in PRETOKENIZERS:
-        raise TokenizerError(f"pretokenizer={pretokenizer!r} is not one of {[*PRETOKENIZERS]}")
-    vocabulary = _read(pathlib.Path(path), pretokenizer)
-    if pretokenizer is not None and vocabulary.format != "byte-level":
+    if pretokenizer is not None and pretokenizer not in NAMEABLE:
+        raise TokenizerError(f"pretokenizer={pretokenizer!r} is not one of {[*NAMEABLE]}")
+    if compat is not None and compat not in COMPATS:
+        raise TokenizerError(f"compat={compat!r} is not one of {[*COMPATS]}")
+    if pretokenizer is not None and compat is not None:
+        raise TokenizerError(f"compat={compat!r} has a pre-tokeniser of its own: name no other")
+    found = _read(pathlib.Path(path), "whitespace" if compat else pretokenizer)
+    if pretokenizer is not None and found.format not in ("byte-level", "tiktoken"):
         raise TokenizerError(
-            f"{path}: is a {vocabulary.format} tokenizer and settles its pre-tokeniser itself: "
+            f"{path}: is a {found.format} tokenizer and settles its pre-tokeniser itself: "
             "leave --pretokenizer out"
         )
-    return Tokenizer(vocabulary)
+    if isinstance(found, SentencePieceTokenizer):
+        if compat:
+            raise TokenizerError(f"{path}: compat={compat!r} is not for SentencePiece models")
+        return found
+    if compat:
+        logging.getLogger(__name__).warning("%s: %s", path, compat_lib.WARNING)
+        found = compat_lib.as_aprender(found, path)
+    return Tokenizer(found)
 
 
-def _read(path: pathlib.Path, pretokenizer: str | None) -> Vocabulary:
+def _read(path: pathlib.Path, pretokenizer: str | None) -> Vocabulary | SentencePieceTokenizer:
     if path.is_dir():
-        folder = path
-    elif not path.exists():
+        return _read_folder(path, pretokenizer)
+    if not path.exists():
         raise TokenizerError(f"{path}: no such file or folder")
-    elif path.name == _JSON:
-        return read_tokenizer_json(path)
-    elif path.name == _VOCAB:
-        folder = path.parent
-    else:
-        raise TokenizerError(
-            f"{path}: {path.suffix or 'this'} is not a tokenizer that can be read; give a folder "
-            f"with {_JSON}, or with {_VOCAB} and {_MERGES}"
-        )
+    if not path.is_file():
+        raise TokenizerError(f"{path}: is not a regular file")
+    if path.name in (_VOCAB, _MERGES):
+        return _read_pair(path.parent, pretokenizer)
+    if path.suffix == ".json":
+        return _with_eos(read_tokenizer_json(path), path.parent)
+    return _read_content(path, pretokenizer)
+
+
+def _read_content(
+    path: pathlib.Path, pretokenizer: str | None
+) -> Vocabulary | SentencePieceTokenizer:
+    with path.open("rb") as file:
+        start = file.read(_START)
+    if is_model(start):
+        folder = folder_of(path)
+        return _read_folder(folder, pretokenizer) if folder else read_embedded(path, pretokenizer)
+    if is_ranks(start):
+        return read_tiktoken(path, pretokenizer)
+    if path.suffix == ".model":
+        return read_sentencepiece(path)
+    raise TokenizerError(
+        f"{path}: is no tokenizer that can be read: give a folder with {_JSON}, or with {_VOCAB} "
+        f"and {_MERGES}, a SentencePiece .model, a rank file, or an .apr or GGUF model"
+    )
+
+
+def _read_folder(
+    folder: pathlib.Path, pretokenizer: str | None
+) -> Vocabulary | SentencePieceTokenizer:
     if (folder / _VOCAB).exists():
         return _read_pair(folder, pretokenizer)
     if (folder / _JSON).exists():
-        return read_tokenizer_json(folder / _JSON)
-    others = sorted(file.name for file in folder.glob("*.model"))
-    hint = f"; {others[0]} (SentencePiece) cannot be read yet" if others else ""
-    raise TokenizerError(f"{folder}: holds neither {_JSON} nor {_VOCAB} and {_MERGES}{hint}")
+        return _with_eos(read_tokenizer_json(folder / _JSON), folder)
+    others = sorted(file for kind in _ALONE for file in folder.glob(kind))
+    if len(others) == 1:
+        return _read_content(others[0], pretokenizer)
+    if others:
+        raise TokenizerError(
+            f"{folder}: holds {others[0].name} and {others[1].name}: name the file that is meant"
+        )
+    raise TokenizerError(
+        f"{folder}: holds neither {_JSON} nor {_VOCAB} and {_MERGES}, nor a .model or .tiktoken"
+    )
 
 
 def _read_pair(folder: pathlib.Path, pretokenizer: str | None) -> Vocabulary:
@@ -88,39 +142,14 @@ def _read_pair(folder: pathlib.Path, pretokenizer: str | None) -> Vocabulary:
             "the 256 symbols of a byte-level one; only a whole set can be read"
         )
     if (folder / _JSON).exists():
-        return read_tokenizer_json(folder / _JSON)
-    if pretokenizer is None:
-        raise TokenizerError(
-            f"{folder}: a byte-level {_VOCAB} without {_JSON} does not say how text is cut into "
-            f"words: put {_JSON} beside it, or give --pretokenizer"
-        )
-    return _byte_level(folder, ids, pretokenizer)
+        return _with_eos(read_tokenizer_json(folder / _JSON), folder)
+    return read_pair(folder, ids, pretokenizer)
 
 
-def _byte_level(folder: pathlib.Path, ids: Mapping[str, int], pretokenizer: str) -> Vocabulary:
-    path = folder / _MERGES
-    try:
-        lines = read_merges(path, path.read_bytes().decode())
-    except (OSError, UnicodeDecodeError) as error:
-        raise TokenizerError(f"{path}: cannot be read: {error}") from error
-    merges_M3 = resolve_merges(ids, lines)
-    # An entry that no merge makes can only be a token that was added whole.
-    made = {ids[symbol] for symbol in SYMBOLS} | set(merges_M3[:, 2].tolist())
-    tokens, added = {}, []
-    for token, id_ in ids.items():
-        text = unspell(token)
-        if id_ in made and text is not None:
-            tokens[id_] = text
-        else:
-            added.append(AddedToken(id_, token, special=True))
-    return Vocabulary(
-        format="byte-level",
-        tokens=tokens,
-        merges_M3=merges_M3,
-        added=tuple(added),
-        finds_added=True,
-        normalization="nfc",  # as every model with the one pre-tokeniser known here
-        pretokenizer=pretokenizer,
-        eos_id=ids.get("<|endoftext|>") if ids.get("<|endoftext|>") not in made else None,
-        unk_id=None,
-    )
+def _with_eos(vocabulary: Vocabulary, folder: pathlib.Path) -> Vocabulary:
+    """With the end of text that tokenizer_config.json names, where no token has a usual name."""
+    if vocabulary.eos_id is not None:
+        return vocabulary
+    eos = SpecialTokens.beside(folder).eos
+    ids = [token.id for token in vocabulary.added if token.content == eos]
+    return dataclasses.replace(vocabulary, eos_id=ids[0]) if ids else vocabulary

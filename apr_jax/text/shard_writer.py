@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from apr_jax.files import read_json, write_bytes, write_json
+from apr_jax.files import atomic_write, read_json, write_bytes, write_json
+from apr_jax.text.block_encoder import Encoded
 from apr_jax.text.manifest import (
     NAME,
     SCHEMA,
@@ -26,9 +27,9 @@ from apr_jax.text.manifest import (
 
 
 class ShardWriter:
-    """Writes one folder of shards, document by document.
+    """Writes one folder of shards.
 
-    Call for each document in order `is_written`; when it is not, `add`. At the end, `finish`.
+    Give it the documents in order by `add`, and at the end `finish`.
     """
 
     def __init__(self, folder: pathlib.Path, settings: dict[str, Any]) -> None:
@@ -46,42 +47,46 @@ class ShardWriter:
         self._finished = self._find_finished()
         # Documents of finished shards pass by again, to be compared; this many shards have so far.
         self._passed = 0
+        self._finished_documents = sum(entry["documents"] for entry in self._finished)
         self._document_index = 0
         self._begun = False
         self._start_shard()
 
-    def is_written(self, document: bytes) -> bool:
-        """Whether this, the next document, is in a shard that is finished already.
+    def needs_ids(self, count: int) -> bool:
+        """Whether one of the next `count` documents is not in a finished shard already."""
+        return self._document_index + count > self._finished_documents
+
+    def add(self, documents: Encoded) -> None:
+        """Append the next documents, closing each shard that gets full.
+
+        Those that are in finished shards are compared with them, and need no ids.
 
         Raises:
-          ShardError: another document stood here when that shard was written.
+          ShardError: other documents stood here when those shards were written.
         """
-        if self._passed == len(self._finished):
-            if self._finished and self._finished[-1]["tokens"] < self._shard_tokens:
-                self._refuse_changed()  # only the corpus's end closes a shard that is not full
-            return False
-        entry = self._finished[self._passed]
-        self._count(document)
-        if self._documents == entry["documents"]:
-            if self._digest.hexdigest() != entry["documents_sha256"]:
-                self._refuse_changed()
-            self._passed += 1
-            self._start_shard()
-        return True
-
-    def add(self, document: bytes, ids: np.ndarray) -> None:
-        """Append the next document, with its separator, and close the shard if it is full."""
+        at = self._pass(documents)
+        if at == len(documents.sizes):
+            return
+        if self._passed_all_but_last_is_short():
+            self._refuse_changed()
+        if documents.counts is None or documents.ids is None:
+            raise ValueError("these documents are in no finished shard: encode them")
         self._begin()
-        eos = [np.array([self._settings["eos_id"]])] if self._settings["eos_id"] is not None else []
-        policy = self._settings["eos_policy"]
-        before = eos if policy == "between" and self._document_index else []
-        after = eos if policy == "after" else []
-        for part in (*before, ids, *after):
-            self._parts.append(part.astype("<u4"))
-            self._tokens += len(part)
-        self._count(document)
-        if self._tokens >= self._shard_tokens:
-            self._close_shard()
+        counts, ids = documents.counts, documents.ids
+        if self._settings["eos_policy"] == "between" and not self._document_index:
+            counts, ids = counts.copy(), ids[1:]  # none before the first
+            counts[0] -= 1
+        ends = np.cumsum(counts)
+        while at < len(ends):
+            start = ends[at] - counts[at]
+            full = int(np.searchsorted(ends, start + self._shard_tokens - self._tokens))
+            stop = min(full + 1, len(ends))  # the document that fills the shard is in it
+            self._parts.append(ids[start : ends[stop - 1]])
+            self._tokens += int(ends[stop - 1] - start)
+            self._count(documents, at, stop)
+            at = stop
+            if self._tokens >= self._shard_tokens:
+                self._close_shard()
 
     def finish(self, token_bytes: np.ndarray, notes: dict[str, Any]) -> None:
         """Write the last shard, the sidecar and the manifest; `notes` go into the manifest.
@@ -128,24 +133,48 @@ class ShardWriter:
         self._tokens = self._documents = self._bytes = 0
         self._digest = hashlib.sha256()
 
-    def _count(self, document: bytes) -> None:
-        self._documents += 1
-        self._document_index += 1
-        self._bytes += len(document)
-        self._digest.update(len(document).to_bytes(8, "little"))
-        self._digest.update(document)
+    def _pass(self, documents: Encoded) -> int:
+        """Compare the leading documents with those of finished shards. Returns how many are."""
+        at, total = 0, len(documents.sizes)
+        while at < total and self._passed < len(self._finished):
+            entry = self._finished[self._passed]
+            stop = min(total, at + entry["documents"] - self._documents)
+            self._count(documents, at, stop)
+            at = stop
+            if self._documents == entry["documents"]:
+                if self._digest.hexdigest() != entry["documents_sha256"]:
+                    self._refuse_changed()
+                self._passed += 1
+                self._start_shard()
+        return at
+
+    def _passed_all_but_last_is_short(self) -> bool:
+        """Whether more documents come behind a shard that only the corpus's end can have closed."""
+        if self._begun or not self._finished:
+            return False
+        return self._finished[-1]["tokens"] < self._shard_tokens
+
+    def _count(self, documents: Encoded, start: int, stop: int) -> None:
+        self._documents += stop - start
+        self._document_index += stop - start
+        self._bytes += int(documents.sizes[start:stop].sum())
+        self._digest.update(documents.digests[start:stop].tobytes())
 
     def _close_shard(self) -> None:
-        data = np.concatenate(self._parts).tobytes()
+        name, digest = f"shard-{len(self._finished):05d}.bin", hashlib.sha256()
+        with atomic_write(self.folder / name) as file:
+            for part in self._parts:
+                data = part.astype("<u4", copy=False).data
+                digest.update(data)
+                file.write(data)
         entry: dict[str, Any] = {
-            "name": f"shard-{len(self._finished):05d}.bin",
+            "name": name,
             "tokens": self._tokens,
             "documents": self._documents,
             "bytes": self._bytes,
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": digest.hexdigest(),
             "documents_sha256": self._digest.hexdigest(),
         }
-        write_bytes(self.folder / entry["name"], data)
         self._finished.append(entry)
         self._passed += 1
         write_json(self.folder / UNFINISHED, self._settings | {"shards": self._finished})

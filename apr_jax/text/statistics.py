@@ -1,48 +1,123 @@
 """What a stream of token ids looks like: the figures by which a broken encoding shows."""
 
+import dataclasses
+import math
+import pathlib
 from typing import Any
 
 import numpy as np
 
 from apr_jax.text.batches import Shards
+from apr_jax.text.workers import Workers
+
+_CHUNK = 1 << 22  # tokens counted at a time
+_SPAN = 1 << 25  # tokens for which another process is worth it
 
 
-def statistics(shards: Shards, unk_id: int | None, space_id: int | None) -> dict[str, Any]:
-    """Figures of the whole stream, counted in the shards themselves.
+def statistics(
+    shards: Shards, start: int = 0, stop: int | None = None, workers: int = 1
+) -> dict[str, Any]:
+    """Figures of the stream from token `start` to `stop`, counted in the shards themselves.
 
     Args:
-      shards: a folder written by `encode_corpus`.
-      unk_id: the id of what has no token, if there is one.
-      space_id: the id of a single space, if there is one.
+      shards: a folder of shards, of this program or the original.
+      start, stop: the window; without `stop` all that follows.
+      workers: processes that count a long window.
 
     Returns:
-      tokens, documents, shards: counts.
-      bytes: of the documents' text, as UTF-8.
-      bytes_per_token: the mean, separators included.
+      start, tokens: where the window lies.
       entropy_bits: Shannon entropy of the ids' frequencies, in bits per token.
+      entropy_ceiling_bits: what it can be at most, with so many tokens of such a vocabulary.
+        Windows of different lengths have different ceilings and do not compare.
       distinct_tokens: how many different ids occur.
-      unk_fraction, single_space_fraction: shares of these ids, between 0 and 1. Many single spaces
-        in source code say that the text was not cut into words as the model's own tokenizer does.
+      bytes_per_token: bytes of text, separators being tokens of none. None where the shards do not
+        say how many bytes an id stands for.
+      unk_fraction, single_space_fraction: the share of the id of what has no token, and of a single
+        space, 0 when there is none; None where the shards do not say which these are. Many single
+        spaces in source code say that the text was not cut into words as the model's own tokenizer
+        does.
+
+    Raises:
+      IndexError: the window is empty or not inside the stream.
+      ShardError: the files hold no ids.
+    """
+    stop = shards.num_tokens if stop is None else stop
+    if not 0 <= start < stop <= shards.num_tokens:
+        raise IndexError(f"tokens {start}:{stop} of a stream of {shards.num_tokens}")
+    manifest = shards.manifest
+    counts = _count_by(workers, shards, start, stop)
+    size = stop - start
+    shares = counts[counts > 0] / size
+    vocab_size = len(counts) if manifest is None else manifest["vocab_size"]
+    table = shards.token_bytes
+    return {
+        "start": start,
+        "tokens": size,
+        "entropy_bits": float(abs(np.sum(shares * np.log2(shares)))),
+        "entropy_ceiling_bits": math.log2(min(size, vocab_size)),
+        "distinct_tokens": len(shares),
+        "bytes_per_token": None if table is None else float(table[: len(counts)] @ counts) / size,
+        "unk_fraction": _share(manifest, "unk_id", counts),
+        "single_space_fraction": _share(manifest, "space_id", counts),
+    }
+
+
+def corpus_statistics(shards: Shards, workers: int = 1) -> dict[str, Any]:
+    """Figures of a whole folder that `encode_corpus` wrote: `statistics`, and beside them
+
+    documents, shards: counts.
+    bytes: of the documents' text, as UTF-8; bytes_per_token is by these.
+    first_window: the figures of the first 32,768 tokens, which older reports speak of.
     """
     manifest = shards.manifest
     if manifest is None:
         raise ValueError(f"{shards.folder} was not written by encode_corpus")
-    counts = np.zeros(manifest["vocab_size"], np.int64)
-    for ids in shards.chunks():
-        counts += np.bincount(ids, minlength=len(counts))
-    shares = counts[counts > 0] / shards.num_tokens
-    return {
-        "tokens": shards.num_tokens,
+    whole = statistics(shards, workers=workers)
+    del whole["start"]
+    return whole | {
         "documents": manifest["documents"],
         "shards": len(manifest["shards"]),
         "bytes": manifest["bytes"],
         "bytes_per_token": manifest["bytes"] / shards.num_tokens,
-        "entropy_bits": float(abs(np.sum(shares * np.log2(shares)))),
-        "distinct_tokens": len(shares),
-        "unk_fraction": _share(counts, unk_id),
-        "single_space_fraction": _share(counts, space_id),
+        "first_window": statistics(shards, 0, min(32_768, shards.num_tokens)),
     }
 
 
-def _share(counts: np.ndarray, id_: int | None) -> float:
-    return 0.0 if id_ is None else float(counts[id_] / counts.sum())
+@dataclasses.dataclass(frozen=True)
+class _Counter:
+    """Counts a span of a folder's stream, in a process of its own."""
+
+    folder: pathlib.Path
+
+    def __call__(self, span: tuple[int, int]) -> np.ndarray:
+        return _count(Shards(self.folder), *span)
+
+
+def _count_by(workers: int, shards: Shards, start: int, stop: int) -> np.ndarray:
+    spans = [(at, min(at + _SPAN, stop)) for at in range(start, stop, _SPAN)]
+    if min(workers, len(spans)) == 1:
+        return _count(shards, start, stop)
+    counts = np.zeros(0, np.int64)
+    with Workers(min(workers, len(spans)), _Counter(shards.folder.absolute())) as pool:
+        for _, more in pool.ordered(spans):
+            counts, more = sorted((counts, more), key=len)
+            more[: len(counts)] += counts
+            counts = more
+    return counts
+
+
+def _count(shards: Shards, start: int, stop: int) -> np.ndarray:
+    """int64 [highest id + 1]: how often each id occurs."""
+    counts = np.zeros(0, np.int64)
+    for at in range(start, stop, _CHUNK):
+        more = np.bincount(shards.read(at, min(at + _CHUNK, stop)), minlength=len(counts))
+        more[: len(counts)] += counts
+        counts = more
+    return counts
+
+
+def _share(manifest: dict[str, Any] | None, key: str, counts: np.ndarray) -> float | None:
+    if manifest is None or key not in manifest:
+        return None
+    id_ = manifest[key]
+    return 0.0 if id_ is None or id_ >= len(counts) else float(counts[id_] / counts.sum())

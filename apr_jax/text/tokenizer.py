@@ -3,21 +3,25 @@
 import functools
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from apr_jax.errors import UserError
 from apr_jax.text import reference
+from apr_jax.text.batch_encoder import BatchEncoder
 from apr_jax.text.characters import nfc
 from apr_jax.text.merges import Merges
-from apr_jax.text.pretokenizers import PRETOKENIZERS
+from apr_jax.text.pretokenizers import PRETOKENIZERS, Rule
+from apr_jax.text.ragged import spans
 from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import Normalization, Vocabulary
 
-_KNOWN_WORDS = 1 << 20  # words kept with their ids; beyond this all are forgotten
+_SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
+_KNOWN_WORDS = 1 << 16  # words in the dictionary; beyond this all are forgotten
 _KNOWN_CHARACTERS = 64  # longer words hardly ever come again
+_SHORT_WORD = 64  # bytes; what has more is merged quicker by arrays, even alone
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
 
 
@@ -32,7 +36,7 @@ class Tokenizer:
 
     Attributes:
       vocabulary: what decides the ids.
-      format: "hex", "byte-level" or "tokenizer.json".
+      format: "hex", "byte-level", "tokenizer.json" or "tiktoken".
       vocab_size: the highest id plus one.
       normalization: "nfc" or "none".
       eos_id, unk_id: as in the vocabulary, or None.
@@ -53,43 +57,63 @@ class Tokenizer:
             self._texts[id_] = text
         for token in vocabulary.added:
             self._texts[token.id] = token.content.encode()
-        self._pretokenize: Callable[[str], list[str]] | None = None
+        self._rule: Rule | None = None
         if vocabulary.pretokenizer is not None:
-            self._pretokenize = PRETOKENIZERS[vocabulary.pretokenizer]
+            self._rule = PRETOKENIZERS[vocabulary.pretokenizer]
         self._added: re.Pattern[str] | None = None
         self._added_ids = {token.content: token.id for token in vocabulary.added}
         if vocabulary.finds_added and self._added_ids:
             longest_first = sorted(self._added_ids, key=len, reverse=True)
-            self._added = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
-        # A piece of text is a word (str) or the id of an added token (int). What is known of a
-        # piece are its ids as bytes, so that a text's are joined by one call.
-        self._known = self._known_added()
+            # Names that begin alike are found much faster when the pattern says so.
+            first = longest_first[0][0] if len({name[0] for name in longest_first}) == 1 else ""
+            ends = "|".join(re.escape(name[len(first) :]) for name in longest_first)
+            self._added = re.compile(f"({re.escape(first)}(?:{ends}))")
+        self._known: dict[str, list[int]] = {}  # the ids of words, for `_encode_few`
 
     def encode(self, text: str) -> np.ndarray:
         """int32 [n]: the ids of the text. Raises TextError for lone surrogates."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, int32. Much faster than one by one: new words merge together.
+        """The ids of each text, int32: views on what `encode_flat` gives.
 
         Raises:
           TextError: a text holds a lone surrogate, which is no Unicode text.
         """
-        if len(self._known) > _KNOWN_WORDS:
-            self._known = self._known_added()
-        pieces = [self._pieces(text) for text in texts]
-        known = self._known
-        unseen = {piece for text in pieces for piece in text if piece not in known}
-        words = [piece for piece in unseen if isinstance(piece, str)]
-        ids: dict[str | int, bytes] = dict(zip(words, self._encode_words(words), strict=True))
-        if self._pretokenize is not None:
-            known |= {word: ids[word] for word in words if len(word) <= _KNOWN_CHARACTERS}
-        return [
-            np.frombuffer(
-                b"".join([known.get(piece) or ids[piece] for piece in text]), "<i4"
-            ).astype(np.int32)
-            for text in pieces
-        ]
+        ids, offsets = self.encode_flat(texts)
+        return [ids[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
+
+    def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all texts one behind another. Megabytes at once are fastest.
+
+        Returns:
+          ids: int32, those of text i from offsets[i] to offsets[i + 1].
+          offsets: int64 [texts + 1].
+
+        Raises:
+          TextError: a text holds a lone surrogate, which is no Unicode text.
+        """
+        is_small = self._rule is not None and sum(map(len, texts)) < _SMALL
+        encode = self._encode_few if is_small else self._encode_many
+        if self._added is None:
+            ids, lengths = encode([self._plain(text) for text in texts])
+            return ids, np.concatenate([[0], np.cumsum(lengths)])
+        parts: list[str] = []  # what lies between added tokens
+        added: list[int] = []  # their ids
+        parts_before: list[int] = []  # how many parts stand before each
+        counts = [(0, 0)]  # of parts and added tokens, up to each text's end
+        for text in texts:
+            found = self._added.split(text)
+            for part, content in itertools.batched(found[:-1], 2):
+                parts.append(self._plain(part))
+                added.append(self._added_ids[content])
+                parts_before.append(len(parts))
+            parts.append(self._plain(found[-1]))
+            counts.append((len(parts), len(added)))
+        ids, lengths = encode(parts)
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        part_counts, added_counts = np.array(counts).T
+        return _insert(ids, ends[parts_before], added), ends[part_counts] + added_counts
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens included.
@@ -107,6 +131,10 @@ class Tokenizer:
             if id_ < self.vocab_size:
                 texts.append(self._texts[id_])
         return b"".join(texts).decode("utf-8", errors="replace")
+
+    def token_id(self, content: str) -> int | None:
+        """The id of the added token of this spelling, None if there is none."""
+        return self._added_ids.get(content)
 
     def token_bytes(self) -> np.ndarray:
         """uint16 [vocab_size]: bytes of text that each id stands for; 0 for special tokens."""
@@ -126,49 +154,113 @@ class Tokenizer:
         """
         return tokenizer_json(self.vocabulary)
 
-    def _known_added(self) -> dict[str | int, bytes]:
-        return {id_: np.array([id_], "<i4").tobytes() for id_ in self._added_ids.values()}
+    def __reduce__(self) -> tuple[type, tuple[Vocabulary]]:
+        return Tokenizer, (self.vocabulary,)
 
-    def _pieces(self, text: str) -> list[str | int]:
-        if not text.isascii():
-            _refuse_surrogates(text)
-        if self._added is None:
-            return self._words(text)
-        pieces: list[str | int] = []
-        for number, part in enumerate(self._added.split(text)):
-            if number % 2:  # what the pattern matched
-                pieces.append(self._added_ids[part])
-            else:
-                pieces += self._words(part)
-        return pieces
+    def _plain(self, part: str) -> str:
+        """The part in the form that is cut into words. Raises TextError for lone surrogates."""
+        try:
+            if self.normalization == "nfc":
+                part = nfc(part)
+            elif not part.isascii():
+                part.encode()
+        except UnicodeEncodeError as error:
+            raise lone_surrogate(part, error.start) from error
+        if self.vocabulary.prefix_space and part and not part.startswith(" "):
+            return " " + part
+        return part
 
-    def _words(self, text: str) -> list[Any]:
-        if self.normalization == "nfc":
-            text = nfc(text)
-        if self._pretokenize is None:
-            return [text] if text else []
-        return self._pretokenize(text)
+    def _encode_few(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of all parts and how many each has, word by word from a dictionary."""
+        assert self._rule is not None
+        if len(self._known) > _KNOWN_WORDS:
+            self._known = {}
+        words = [self._rule.split(part) for part in parts]
+        known = self._known
+        new: dict[str, list[int]] = {}
+        for word in {word for part in words for word in part if word not in known}:
+            kept = known if len(word) <= _KNOWN_CHARACTERS else new
+            kept[word] = self._encode_word(word.encode())
+        encoded = [[id_ for w in part for id_ in known.get(w) or new[w]] for part in words]
+        ids = np.array([id_ for part in encoded for id_ in part], np.int32)
+        return ids, np.array([len(part) for part in encoded], np.int64)
 
-    def _encode_words(self, words: Sequence[str]) -> list[bytes]:
-        """The ids of each word as little-endian int32."""
-        encoded: list[bytes] = []
-        texts = [word.encode() for word in words]
-        ends = np.cumsum([len(text) for text in texts])
-        lots = np.searchsorted(ends, np.arange(0, ends[-1] if texts else 0, _LOT_BYTES))
-        for start, stop in itertools.pairwise([*np.unique(lots).tolist(), len(texts)]):
-            encoded += self._merge_lot(texts[start:stop])
-        return encoded
-
-    def _merge_lot(self, texts: Sequence[bytes]) -> list[bytes]:
-        if not self._merges.is_monotonic:
-            plain = [reference.merge(self._byte_ids[list(t)].tolist(), self._ranks) for t in texts]
-            return [np.array(ids, "<i4").tobytes() for ids in plain]
+    def _encode_many(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `_encode_few`, by arrays. Without a rule each part is one word."""
+        if self._rule is not None:
+            return self._batches.encode(parts)
+        texts = [part.encode() for part in parts]
         lengths = np.array([len(text) for text in texts], np.int64)
-        symbols = np.frombuffer(b"".join(texts), np.uint8)
-        ids, lengths = self._merges.apply(self._byte_ids[symbols], lengths)
-        data = ids.astype("<i4").tobytes()
-        ends = (4 * np.cumsum(lengths)).tolist()
-        return [data[start:end] for start, end in itertools.pairwise([0, *ends])]
+        return self._merge(np.frombuffer(b"".join(texts), np.uint8), lengths)
+
+    def _encode_word(self, word: bytes) -> list[int]:
+        """The ids of one word."""
+        if (id_ := self._whole_words.get(word)) is not None:
+            return [id_]
+        if len(word) <= _SHORT_WORD:
+            return reference.merge(self._byte_ids[[*word]].tolist(), self._ranks)
+        return self._merge(np.frombuffer(word, np.uint8), np.array([len(word)]))[0].tolist()
+
+    def _encode_words(
+        self, octets: np.ndarray, lengths: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of words that lie one behind another, and how many each has."""
+        if not self.vocabulary.ignores_merges:
+            return self._merge(octets, lengths)
+        starts = np.cumsum(lengths) - lengths
+        ends = (starts + lengths).tolist()
+        words = [
+            octets[start:end].tobytes() for start, end in zip(starts.tolist(), ends, strict=True)
+        ]
+        whole = np.array([self._whole_words.get(word, -1) for word in words], np.int32)
+        rest = np.flatnonzero(whole < 0)
+        counts = np.ones(len(words), np.int64)
+        ids, counts[rest] = self._merge(octets[spans(starts[rest], lengths[rest])], lengths[rest])
+        is_whole = np.repeat(whole >= 0, counts)
+        found = np.empty(len(is_whole), np.int32)
+        found[is_whole], found[~is_whole] = whole[whole >= 0], ids
+        return found, counts
+
+    def _merge(self, octets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the merges make of words that lie one behind another."""
+        symbols = self._byte_ids[octets]
+        ends = np.cumsum(lengths)
+        rows: list[np.ndarray] = [np.empty(0, np.int32)]
+        counts: list[np.ndarray] = [np.empty(0, np.int64)]
+        first = 0
+        while first < len(lengths):
+            start = int(ends[first] - lengths[first])
+            last = max(first + 1, int(np.searchsorted(ends, start + _LOT_BYTES)))
+            lot = symbols[start : ends[last - 1]]
+            ids, merged_lengths = self._merges.apply(lot, lengths[first:last])
+            rows.append(ids)
+            counts.append(merged_lengths)
+            first = last
+        return np.concatenate(rows), np.concatenate(counts)
+
+    @functools.cached_property
+    def _batches(self) -> BatchEncoder:
+        assert self._rule is not None
+        words = [*self._whole_words]
+        octets = np.frombuffer(b"".join(words), np.uint8)
+        lengths = np.array([len(word) for word in words], np.int64)
+        ids = np.array([*self._whole_words.values()], np.int32)
+        return BatchEncoder(self._rule, self._encode_words, (octets, lengths), ids)
+
+    @functools.cached_property
+    def _whole_words(self) -> dict[bytes, int]:
+        """The words that have one id, most frequent ones first."""
+        # The byte 0xFF is in no text, and stands for dividers between texts.
+        tokens = {
+            text: id_ for id_, text in sorted(self.vocabulary.tokens.items()) if b"\xff" not in text
+        }
+        if self.vocabulary.ignores_merges:
+            return tokens
+        lengths = np.array([len(text) for text in tokens], np.int64)
+        ids, counts = self._merge(np.frombuffer(b"".join(tokens), np.uint8), lengths)
+        first = ids[np.cumsum(counts) - counts]
+        is_whole = (counts == 1) & (first == np.array([*tokens.values()], np.int32))
+        return dict(itertools.compress(tokens.items(), is_whole.tolist()))
 
     @functools.cached_property
     def _ranks(self) -> dict[tuple[int, int], tuple[int, int]]:
@@ -176,11 +268,20 @@ class Tokenizer:
         return {(left, right): (rank, result) for rank, (left, right, result) in enumerate(rows)}
 
 
-def _refuse_surrogates(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise TextError(
-            f"character {error.start} of the text is the lone surrogate "
-            f"U+{ord(text[error.start]):04X}, which is no Unicode text: repair the input"
-        ) from error
+def lone_surrogate(text: str, at: int) -> TextError:
+    """The error for a text with a lone surrogate at this character."""
+    return TextError(
+        f"character {at} of the text is the lone surrogate U+{ord(text[at]):04X}, which is no "
+        "Unicode text: repair the input"
+    )
+
+
+def _insert(ids: np.ndarray, at: np.ndarray, added: Sequence[int]) -> np.ndarray:
+    """`ids` with those of added tokens before these places."""
+    if not added:
+        return ids
+    is_added = np.zeros(len(ids) + len(added), bool)
+    is_added[at + np.arange(len(added))] = True
+    merged = np.empty(len(is_added), np.int32)
+    merged[is_added], merged[~is_added] = added, ids
+    return merged

@@ -31,7 +31,7 @@ class Vocabulary:
     """One tokenizer, whichever files it was read from.
 
     Attributes:
-      format: "hex", "byte-level" or "tokenizer.json".
+      format: "hex", "byte-level", "tokenizer.json" or "tiktoken".
       tokens: the bytes of each ordinary token by id, the 256 single bytes among them.
       merges_M3: int32, by rank: left id, right id, id of the result.
       added: the added tokens.
@@ -40,6 +40,8 @@ class Vocabulary:
       normalization: what is done to a text first.
       pretokenizer: name of the rule that cuts a text into words; None: a text is one word.
       eos_id, unk_id: the ids that end a document and stand for what has no token, if any.
+      ignores_merges: whether a word that is a token gets its id, whatever the merges make of it.
+      prefix_space: whether a space is put before text that does not begin with one.
     """
 
     format: str
@@ -51,6 +53,8 @@ class Vocabulary:
     pretokenizer: str | None
     eos_id: int | None
     unk_id: int | None
+    ignores_merges: bool = False
+    prefix_space: bool = False
 
     @property
     def size(self) -> int:
@@ -64,11 +68,13 @@ class Vocabulary:
 
     def sha256(self) -> str:
         """The hash of everything that decides ids, independent of the files' layout."""
-        rules = {
+        rules: dict[str, object] = {
             "added": sorted((t.id, t.content) for t in self.added if self.finds_added),
             "normalization": self.normalization,
             "pretokenizer": self.pretokenizer,
         }
+        # Only where they are set, so that older hashes stay.
+        rules |= {name: True for name in ("ignores_merges", "prefix_space") if getattr(self, name)}
         digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode())
         digest.update(self.byte_ids().astype("<i4").tobytes())
         digest.update(self.merges_M3.astype("<i4").tobytes())
@@ -76,7 +82,7 @@ class Vocabulary:
 
 
 # Tables have a row for each id, so an absurd one must not pass. The largest known are near 2**18.
-_MAX_IDS = 1 << 24
+_MAX_IDS = 1 << 21
 
 
 def check_id(source: object, token: str, id_: object) -> int:

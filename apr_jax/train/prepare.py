@@ -101,13 +101,14 @@ def compare_tokenizer(checkpoint: Checkpoint, shards: Shards) -> str | None:
     """Whether the shards hold the model's own ids. Returns why that could not be told, or None.
 
     Raises:
-      TrainError: they were made with another tokenizer than the one beside the model.
+      TrainError: they were made with another tokenizer than the one beside the model, or in it.
     """
     if shards.manifest is None:
         return "the shards do not say which tokenizer made them"
-    if not checkpoint.companions:
-        return "no tokenizer lies beside the model"
-    folder = checkpoint.companions[0].parent
+    if not checkpoint.companion_files():
+        return "; ".join(checkpoint.notes) or "no tokenizer lies beside the model or in it"
+    # Files beside the model come before a vocabulary in its metadata.
+    folder = checkpoint.companions[0].parent if checkpoint.companions else checkpoint.path
     try:
         own = load_tokenizer(folder)
     except UserError as error:

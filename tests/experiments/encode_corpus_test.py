@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from apr_jax.text.alphabet import SYMBOLS
 from apr_jax.text.batches import Shards
 from apr_jax.text.hex_format import write_hex
 from apr_jax.text.trainer import train_bpe
@@ -72,3 +73,16 @@ def test_bad_usage_is_one_line_and_exit_code_two(arguments, extra, message):
     assert result.returncode == 2
     assert message in result.stderr
     assert result.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_ids_of_an_older_encoder_are_announced_as_such(tmp_path, arguments):
+    ids = {symbol: id_ for id_, symbol in enumerate(SYMBOLS)} | {"</s>": 256}
+    (tmp_path / "pair").mkdir()
+    (tmp_path / "pair" / "vocab.json").write_text(json.dumps(ids))
+    (tmp_path / "pair" / "merges.txt").write_text("")
+    arguments[2] = f"--tokenizer={tmp_path / 'pair'}"
+    result = run(*arguments, "--compat=aprender-1598", "--workers=2")
+    assert result.returncode == 0, result.stderr
+    assert "these are not the model's ids" in result.stderr
+    assert "WARNING: compat=aprender-1598" in result.stdout
+    assert json.loads((tmp_path / "train" / "report.json").read_text())["compat"]

@@ -12,6 +12,7 @@ import pytest
 from apr_jax.codec import write_apr
 from apr_jax.model import generate, load_model
 from apr_jax.text import load_tokenizer
+from apr_jax.text.alphabet import SYMBOLS
 from tests.model import small
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -78,3 +79,37 @@ def test_a_model_without_tokenizer_asks_for_one(tmp_path: pathlib.Path) -> None:
     result = run(f"--apr={tmp_path / 'alone.apr'}", "--prompt=x")
     assert result.returncode == 2
     assert "name one by --tokenizer" in result.stderr.splitlines()[-1]
+
+
+def test_the_vocabulary_inside_a_model_serves(tmp_path: pathlib.Path) -> None:
+    own = {
+        "tokenizer.model": "gpt2",
+        "tokenizer.pre_type": "qwen2",
+        "tokenizer.vocabulary": [*SYMBOLS, "<|endoftext|>"],
+        "tokenizer.token_type": [1] * 256 + [3],
+        "tokenizer.merges": [],
+    }
+    write_apr(tmp_path / "own.apr", small.weights(CONFIG), CONFIG.to_apr() | own)
+    result = run(
+        f"--apr={tmp_path / 'own.apr'}", "--prompt=ab", "--max_tokens=3", f"--out={tmp_path}"
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "report.json").read_text())["prompt_tokens"] == 2
+    result = run(f"--apr={tmp_path / 'own.apr'}", "--prompt=ab", "--pretokenizer=qwen2")
+    assert result.returncode == 2
+    assert "names its pre-tokeniser itself" in result.stderr
+
+
+def test_each_of_several_ends_of_text_ends_it(apr: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    arguments = (f"--apr={apr}", "--prompt=def f", "--max_tokens=7", f"--out={tmp_path}")
+    assert run(*arguments).returncode == 0
+    ids = json.loads((tmp_path / "report.json").read_text())["ids"]
+    config = tmp_path / "tiny.tokenizer" / "generation_config.json"
+    config.write_text(json.dumps({"eos_token_id": [263, ids[0]]}))
+    assert run(*arguments).returncode == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["ids"], report["stopped_by"]) == ([], "eos")
+    config.write_text(json.dumps({"eos_token_id": ["x"]}))
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "eos_token_id=['x'] in generation_config.json is no token" in result.stderr

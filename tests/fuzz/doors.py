@@ -1,6 +1,6 @@
-"""Bytes from anywhere, through each door of the codec: what the fuzzer calls, and a test.
+"""Bytes from anywhere, through each door of codec and text: what the fuzzer calls, and a test.
 
-A door lets through what the codec refuses in its own way, a `UserError` of one printable line, and
+A door lets through what is refused in our own way, a `UserError` of one printable line, and
 raises for all else: another exception, an array larger than its file can hold.
 """
 
@@ -13,10 +13,21 @@ from apr_jax.codec.gguf_file import GgufFile
 from apr_jax.codec.hf_folder import CONFIG, INDEX, HfFolder
 from apr_jax.codec.reader import AprFile
 from apr_jax.errors import UserError
+from apr_jax.text import load_tokenizer
+from apr_jax.text.documents import read_documents
 
 # Between the files of a folder: config.json, the index, then the shards.
 SEPARATOR = b"\n--next--\n"
 SHARDS = ("a.safetensors", "b.safetensors")
+
+_TEXT = "hello  wörld 12\n<s>"
+_CORPORA = {
+    b"\x1f\x8b": "hostile.jsonl.gz",
+    b"BZh": "hostile.jsonl.bz2",
+    b"\xfd7zXZ": "hostile.txt.xz",
+    b"\x28\xb5\x2f\xfd": "hostile.jsonl.zst",
+    b"PAR1": "hostile.parquet",
+}
 
 # GGUF's densest types have 1.56 bits for a float32 value, those of `.apr` files 4.5.
 _MOST_BYTES_PER_BYTE = 21
@@ -56,10 +67,38 @@ def gguf(data: bytes, folder: pathlib.Path) -> None:
     _open_checkpoint(path)
 
 
+def tokenizer(data: bytes, folder: pathlib.Path) -> None:
+    """Load `data` as a tokenizer: a SentencePiece model or rank file by content, else JSON."""
+    path = folder / ("tokenizer.json" if data.startswith(b"{") else "hostile.model")
+    path.write_bytes(data)
+    for pretokenizer in (None, "qwen2"):
+        with _refusals():
+            loaded = load_tokenizer(path, pretokenizer=pretokenizer)
+            ids = loaded.encode(_TEXT)
+            loaded.decode(ids)
+            assert not len(ids) or 0 <= ids.min() <= ids.max() < loaded.vocab_size
+            assert len(loaded.token_bytes()) == loaded.vocab_size
+
+
+def corpus(data: bytes, folder: pathlib.Path) -> None:
+    """Read the documents in `data`, of the kind that its first bytes tell."""
+    kinds = (name for start, name in _CORPORA.items() if data.startswith(start))
+    path = folder / next(kinds, "hostile.jsonl")
+    path.write_bytes(data)
+    documents = read_documents([path], "a", max_bad=3)
+    with _refusals():
+        for text in documents:
+            text.encode()
+    for place in documents.bad:
+        _require_one_line(place)
+
+
 DOORS: dict[str, Callable[[bytes, pathlib.Path], None]] = {
     "apr": apr,
     "hf_folder": hf_folder,
     "gguf": gguf,
+    "tokenizer": tokenizer,
+    "corpus": corpus,
 }
 
 
@@ -92,5 +131,5 @@ def _refusals() -> Iterator[None]:
         _require_one_line(error)
 
 
-def _require_one_line(error: UserError) -> None:
+def _require_one_line(error: UserError | str) -> None:
     assert str(error).isprintable(), f"not one printable line: {str(error)!r}"

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of one door of the codec. `make fuzz` sets up what this needs.
+"""Coverage-guided fuzzing of one door of the codec or of text. `make fuzz` sets up what this needs.
 
 python -m tests.fuzz.run DOOR CORPUS [libFuzzer options]
 
@@ -19,7 +19,7 @@ import threading
 import atheris
 import numpy as np
 
-with atheris.instrument_imports(include=["apr_jax.codec", "apr_jax.files"]):
+with atheris.instrument_imports(include=["apr_jax.codec", "apr_jax.files", "apr_jax.text"]):
     from tests.fuzz import doors
 
 from apr_jax.codec import threads
@@ -41,7 +41,7 @@ def main() -> None:
         atheris.Setup(
             [sys.argv[0], *defaults, *options, *places],
             lambda data: doors.DOORS[door](data, folder),
-            custom_mutator=_MUTATORS[door],
+            custom_mutator=_MUTATORS.get(door, _mutate),
         )
         _start_threads()
         _limit_memory()
@@ -86,7 +86,7 @@ def _mutate(data: bytes, max_size: int, seed: int) -> bytes:
     return atheris.Mutate(data, max_size)
 
 
-_MUTATORS = {"apr": _mutate_apr, "hf_folder": _mutate_folder, "gguf": _mutate}
+_MUTATORS = {"apr": _mutate_apr, "hf_folder": _mutate_folder}
 
 
 def _start_threads() -> None:

@@ -10,8 +10,11 @@ from gguf import GGMLQuantizationType
 from safetensors.numpy import save
 
 from apr_jax.codec import write_apr
+from apr_jax.text.tokenizer_json import tokenizer_json
+from apr_jax.text.trainer import train_bpe
 from tests.codec import ggufs, small
 from tests.fuzz.doors import SEPARATOR, SHARDS
+from tests.text.samples import BPE, BYTES, COMPRESS, rank_file, table
 
 DATA = pathlib.Path(__file__).parents[1] / "data"
 MAX_BYTES = 8192
@@ -24,7 +27,8 @@ _CONFIG = dataclasses.replace(
 def seeds(door: str, folder: pathlib.Path) -> Iterator[bytes]:
     """The inputs of one door, findings of earlier runs among them; `folder` is for scratch."""
     yield from (path.read_bytes() for path in findings(door))
-    yield from {"apr": _apr, "hf_folder": _hf_folder, "gguf": _gguf}[door](folder)
+    makers = {"apr": _apr, "hf_folder": _hf_folder, "gguf": _gguf}
+    yield from (makers | {"tokenizer": _tokenizer, "corpus": _corpus})[door](folder)
 
 
 def findings(door: str) -> list[pathlib.Path]:
@@ -69,3 +73,18 @@ def _gguf(folder: pathlib.Path) -> Iterator[bytes]:
             types = {name: kind for name, array in zeros.items() if array.shape[-1] % 32 == 0}
             ggufs.write(folder / "seed.gguf", config, zeros, types, keys=vocabulary)
             yield (folder / "seed.gguf").read_bytes()
+
+
+def _tokenizer(folder: pathlib.Path) -> Iterator[bytes]:
+    yield BPE
+    yield rank_file(folder / "seed.tiktoken", [*BYTES, b"he", b"ll", b"hell"]).read_bytes()
+    vocabulary = train_bpe(["hello hello"], 264, 1).vocabulary
+    yield json.dumps(tokenizer_json(vocabulary)).encode()
+
+
+def _corpus(folder: pathlib.Path) -> Iterator[bytes]:
+    lines = b'{"a": "text"}\n\n{"b": 1}\n{"a": "\\ud83e\\udd99\\n"}\n' * 3
+    yield lines
+    yield from (compress(lines) for compress in COMPRESS.values())
+    table(folder / "seed.parquet", ["text", None, "é"], name="a")
+    yield (folder / "seed.parquet").read_bytes()

@@ -45,6 +45,8 @@ def test_ends_before_eos() -> None:
     ids_T = small.ids(5, batch=1)[0]
     tokens = continuation(ids_T)
     assert continuation(ids_T, eos_id=tokens[3]) == tokens[: tokens.index(tokens[3])]
+    many = continuation(ids_T, eos_id=[tokens[3], tokens[1]])
+    assert many == tokens[: min(tokens.index(tokens[3]), tokens.index(tokens[1]))]
 
 
 def test_the_key_decides_the_samples() -> None:

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from apr_jax.errors import UserError
-from apr_jax.text import corpus as corpus_lib
-from apr_jax.text import load_tokenizer
+from apr_jax.text import blocks, load_tokenizer
+from apr_jax.text import statistics as statistics_lib
 from apr_jax.text.batches import Shards
 from apr_jax.text.corpus import CorpusConfig, encode_corpus, split_of
 from apr_jax.text.hex_format import write_hex
 from apr_jax.text.manifest import ShardError
+from apr_jax.text.statistics import statistics
+from apr_jax.text.tokenizer import Tokenizer
 from apr_jax.text.trainer import train_bpe
 
 TEXTS = [f"def f{i}(x):\n    return x + {i} * 'café{i % 7}'\n" * (i % 5) for i in range(60)]
@@ -103,6 +105,28 @@ def test_statistics_are_counted_in_the_shards(config, qwen_file):
     assert report["unk_fraction"] == 0
     assert report["bytes_per_token"] == sum(len(t.encode()) for t in TEXTS) / len(ids)
     assert ids.count(151643) == len(TEXTS)
+    assert report["entropy_ceiling_bits"] == math.log2(len(ids))
+    assert report["first_window"]["tokens"] == len(ids) < 32_768
+    shards = Shards(config.out)
+    start, stop = 150, 450  # over the end of a shard
+    window, some = statistics(shards, start, stop), ids[start:stop]
+    shares = [count / 300 for count in collections.Counter(some).values()]
+    assert window["entropy_bits"] == pytest.approx(-sum(p * math.log2(p) for p in shares))
+    assert (window["start"], window["tokens"]) == (150, 300)
+    assert window["distinct_tokens"] == len(shares)
+    assert window["bytes_per_token"] == shards.token_bytes[some].sum() / 300
+    assert window["single_space_fraction"] == some.count(220) / 300
+    for start, stop in ((5, 5), (-1, 4), (0, len(ids) + 1)):
+        with pytest.raises(IndexError, match=rf"tokens {start}:{stop} of a stream"):
+            statistics(shards, start, stop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics_lib, "_SPAN", 70)
+        assert statistics(shards, 150, 450, workers=3) == window
+    # The original's folders have neither bytes nor names for ids.
+    (pathlib.Path(config.out) / "manifest.json").unlink()
+    bare = statistics(Shards(config.out))
+    assert bare["entropy_bits"] == pytest.approx(report["entropy_bits"])
+    assert bare["bytes_per_token"] is bare["unk_fraction"] is None
 
 
 def test_equal_documents_fall_on_the_same_side(config, tmp_path):
@@ -132,9 +156,71 @@ def test_the_split_keeps_to_its_fraction():
 
 def test_small_batches_give_the_same_bytes(config, tmp_path, monkeypatch):
     encode_corpus(config)
-    monkeypatch.setattr(corpus_lib, "_BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr(blocks, "BLOCK", 700)
     encode_corpus(dataclasses.replace(config, out=str(tmp_path / "again")))
     assert contents(tmp_path / "again") == contents(config.out)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_and_where_it_was_cut_off_change_nothing(config, tmp_path, monkeypatch, workers):
+    config = dataclasses.replace(config, val_fraction=0.2, val_out=str(tmp_path / "out_val"))
+    report = encode_corpus(config)
+    monkeypatch.setattr(blocks, "BLOCK", 1500)
+    again = dataclasses.replace(
+        config, out=str(tmp_path / "o"), val_out=str(tmp_path / "v"), workers=workers
+    )
+    assert encode_corpus(again) == report
+    before = contents(config.out), contents(config.val_out)
+    assert (contents(again.out), contents(again.val_out)) == before
+    for kept in (0, 3):  # shards that a first run had finished
+        record = json.loads(pathlib.Path(again.out, "manifest.json").read_text())
+        record["shards"] = record["shards"][:kept]
+        pathlib.Path(again.out, "unfinished.json").write_text(json.dumps(record))
+        pathlib.Path(again.out, "manifest.json").unlink()
+        assert encode_corpus(again) == report
+        assert (contents(again.out), contents(again.val_out)) == before
+
+
+def test_two_workers_killed_with_their_parent_leave_what_can_be_gone_on_from(config, tmp_path):
+    arguments = ["before", "5", config.inputs[0], config.tokenizer]
+    outs = [str(tmp_path / "killed"), str(tmp_path / "killed_val")]
+    script = KILLED.replace("val_out=sys.argv[6]", "val_out=sys.argv[6], workers=2")
+    result = subprocess.run([sys.executable, "-c", script, *arguments, *outs], check=False)
+    assert result.returncode == -9
+    killed = dataclasses.replace(
+        config, shard_tokens=300, val_fraction=0.3, out=outs[0], val_out=outs[1]
+    )
+    whole = dataclasses.replace(killed, out=config.out, val_out=str(tmp_path / "whole_val"))
+    assert encode_corpus(killed) == encode_corpus(whole)
+    assert contents(killed.out) == contents(whole.out)
+    assert contents(killed.val_out) == contents(whole.val_out)
+
+
+def test_the_separator_can_be_named(config):
+    config = dataclasses.replace(config, eos_token="<mask>")
+    encode_corpus(config)
+    ids = [id_ for shard in shards_of(config.out) for id_ in shard]
+    assert ids.count(4) == len(TEXTS) and 2 not in ids
+    for change, message in [
+        ({"eos_token": "61"}, "has no special token '61'"),  # only a piece of text
+        ({"eos_policy": "none"}, "of no use with eos_policy='none'"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            encode_corpus(dataclasses.replace(config, **change))
+
+
+def test_corpora_of_the_original_s_older_encoder_can_be_made_again(config, qwen_file):
+    config = dataclasses.replace(
+        config, tokenizer=str(qwen_file), eos_policy="between", compat="aprender-1598"
+    )
+    report = encode_corpus(config)
+    old = load_tokenizer(qwen_file, compat="aprender-1598")
+    ids = [id_ for shard in shards_of(config.out) for id_ in shard]
+    between = [[128247, *old.encode(text).tolist()] for text in TEXTS]
+    assert ids == [id_ for document in between for id_ in document][1:]
+    manifest = json.loads(pathlib.Path(config.out, "manifest.json").read_text())
+    assert report["compat"] == manifest["compat"] == "aprender-1598"
+    assert report["normalization"] == "none"
 
 
 KILLED = """
@@ -151,8 +237,8 @@ def killing_replace(source, target):
     if when == "before":
         replace(source, target)
 os.replace = killing_replace
-from apr_jax.text import corpus
-corpus._BATCH_DOCUMENTS = 5
+from apr_jax.text import blocks, corpus
+blocks.BLOCK = 300
 corpus.encode_corpus(corpus.CorpusConfig(
     inputs=(sys.argv[3],), tokenizer=sys.argv[4], out=sys.argv[5], shard_tokens=300,
     val_fraction=0.3, val_out=sys.argv[6]))
@@ -180,18 +266,19 @@ def test_killed_again_and_again_it_writes_the_same_bytes(config, tmp_path, when)
 
 
 def test_finished_shards_are_not_encoded_again(config, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 100)
     encode_corpus(config)
     before = contents(config.out)
     encoded = []
-    encode_batch = corpus_lib.Tokenizer.encode_batch
+    encode_flat = Tokenizer.encode_flat
 
     def counting(self, texts):
         encoded.extend(texts)
-        return encode_batch(self, texts)
+        return encode_flat(self, texts)
 
-    monkeypatch.setattr(corpus_lib.Tokenizer, "encode_batch", counting)
+    monkeypatch.setattr(Tokenizer, "encode_flat", counting)
     encode_corpus(config)
-    assert encoded == [" "]  # the statistics ask for its id
+    assert encoded == [" "]  # of which the manifest has the id
     pathlib.Path(config.out, "shard-00001.bin").write_bytes(b"damaged!")
     encoded.clear()
     encode_corpus(config)

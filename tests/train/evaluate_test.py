@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from apr_jax.codec import open_checkpoint
+from apr_jax.codec import open_apr, open_checkpoint, write_apr
+from apr_jax.text import load_tokenizer
+from apr_jax.text.alphabet import SYMBOLS
 from apr_jax.text.batches import Shards
 from apr_jax.text.corpus import CorpusConfig, encode_corpus
 from apr_jax.text.hex_format import hex_vocabulary, write_hex
@@ -91,7 +93,9 @@ def test_without_the_bytes_there_are_no_bits():
 def test_shards_of_another_tokenizer_are_refused(shards, tmp_path):
     model = write_model(tmp_path / "m.apr")
     with open_checkpoint(model) as checkpoint:
-        assert compare_tokenizer(checkpoint, shards) == "no tokenizer lies beside the model"
+        assert (
+            compare_tokenizer(checkpoint, shards) == "no tokenizer lies beside the model or in it"
+        )
     write_hex(tmp_path / "m.tokenizer", hex_vocabulary([], "nfc"))
     with open_checkpoint(model) as checkpoint:
         assert compare_tokenizer(checkpoint, shards) is None
@@ -101,3 +105,25 @@ def test_shards_of_another_tokenizer_are_refused(shards, tmp_path):
         pytest.raises(TrainError, match="its ids are not the model's"),
     ):
         compare_tokenizer(checkpoint, shards)
+
+
+def test_the_vocabulary_inside_a_model_is_compared_too(shards, tmp_path):
+    write_model(tmp_path / "m.apr")
+    with open_apr(tmp_path / "m.apr") as file:
+        tensors, metadata = {name: file.read(name) for name in file.names}, file.metadata
+    own = {
+        "tokenizer.model": "gpt2",
+        "tokenizer.pre_type": "qwen2",
+        "tokenizer.vocabulary": [*SYMBOLS, "<|endoftext|>"],
+        "tokenizer.token_type": [1] * 256 + [3],
+        "tokenizer.merges": [],
+    }
+    write_apr(tmp_path / "own.apr", tensors, metadata | own)
+    with open_checkpoint(tmp_path / "own.apr") as checkpoint:
+        with pytest.raises(TrainError, match=r"another tokenizer than .*own\.apr"):
+            compare_tokenizer(checkpoint, shards)
+        shards.manifest["tokenizer_sha256"] = load_tokenizer(tmp_path / "own.apr").sha256
+        assert compare_tokenizer(checkpoint, shards) is None
+    write_apr(tmp_path / "other.apr", tensors, metadata | own | {"tokenizer.pre_type": "new"})
+    with open_checkpoint(tmp_path / "other.apr") as checkpoint:
+        assert "pre-tokeniser is 'new'" in compare_tokenizer(checkpoint, shards)

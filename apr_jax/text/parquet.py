@@ -1,0 +1,64 @@
+"""A column of text in a Parquet file, streamed a few rows at a time."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from apr_jax.text.compressed import CorpusError
+
+_ROWS = 256  # of one batch; documents are seldom above 100 kB
+
+
+def read_column(path: pathlib.Path, column: str) -> Iterator[tuple[bytes, np.ndarray, int, float]]:
+    """The texts in the column, batch by batch.
+
+    Yields:
+      The batch's texts one behind another as UTF-8, int64 [n + 1] where each begins and the last
+      ends, how many further rows have none, and which share of the file's rows is read by then.
+
+    Raises:
+      CorpusError: pyarrow is missing, the file is damaged, or no such column holds text.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise CorpusError(
+            f"{path}: reading Parquet needs pyarrow: pip install 'apr-jax[parquet]'"
+        ) from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            _check(path, column, file.schema_arrow, pyarrow.types)
+            read, total = 0, max(1, file.metadata.num_rows)
+            for batch in file.iter_batches(_ROWS, columns=[column], use_threads=False):
+                texts = batch.column(0).cast(pyarrow.large_string())
+                read += len(texts)
+                yield (*_content(texts.drop_null()), texts.null_count, read / total)
+    except CorpusError:
+        raise
+    # What a damaged file makes the package trip over can be of any class.
+    except Exception as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise CorpusError(f"{path}: cannot be read as Parquet ({reason})") from error
+
+
+def _check(path: pathlib.Path, column: str, schema: Any, types: Any) -> None:
+    if column not in schema.names:
+        raise CorpusError(
+            f"{path}: has no column {column!r}, but {', '.join(schema.names)}: give --content_field"
+        )
+    kind = schema.field(column).type
+    value = kind.value_type if types.is_dictionary(kind) else kind
+    if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
+        raise CorpusError(f"{path}: column {column!r} holds {kind}, not text")
+
+
+def _content(texts: Any) -> tuple[bytes, np.ndarray]:
+    if not len(texts):
+        return b"", np.zeros(1, np.int64)
+    _, offsets, data = texts.buffers()
+    starts = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    content = data.slice(int(starts[0]), int(starts[-1] - starts[0])).to_pybytes() if data else b""
+    return content, starts - starts[0]

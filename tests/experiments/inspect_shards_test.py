@@ -1,0 +1,31 @@
+"""The program inspect_shards: figures of a window, in words and in the report."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.inspect_shards", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_window_of_the_original_s_shards(tmp_path):
+    ids = np.array([5, 5, 6, 7, 8, 8, 8, 8], "<u4")
+    ids[:5].tofile(tmp_path / "shard-00000.bin")
+    ids[5:].tofile(tmp_path / "shard-00001.bin")
+    result = run(f"--shards={tmp_path}", "--start=2", "--tokens=4", f"--out={tmp_path / 'out'}")
+    assert result.returncode == 0, result.stderr
+    assert "8 tokens" in result.stdout and "entropy_bits: 1.5000" in result.stdout
+    assert "unk_fraction: unknown" in result.stdout
+    window = json.loads((tmp_path / "out" / "report.json").read_text())["window"]
+    assert (window["distinct_tokens"], window["entropy_ceiling_bits"]) == (3, 2.0)
+    result = run(f"--shards={tmp_path}", "--start=8")
+    assert result.returncode == 2
+    assert "the window 8:8 is not inside its 8 tokens" in result.stderr

@@ -1,0 +1,87 @@
+"""Processes that call one function: order, errors, death of either side."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from apr_jax.errors import UserError
+from apr_jax.text.workers import WorkerError, Workers
+
+
+class Square:
+    """What the workers call; picklable, as it has a name in a module."""
+
+    def __call__(self, task):
+        if task == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if task == "bad":
+            raise UserError("bad input")
+        if task == "print":
+            print("noise between answers")
+            return os.getpid()
+        time.sleep(0.001 * (task % 3))
+        return np.full(1000, task * task)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_results_come_in_the_order_of_the_tasks(count):
+    taken = []
+
+    def tasks():
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    with Workers(count, Square()) as workers:
+        for number, (task, result) in enumerate(workers.ordered(tasks())):
+            assert task == number and result[-1] == number * number
+            assert len(taken) <= number + count + 3  # no more than are needed soon
+        assert workers(7)[0] == 49
+        assert (workers("print") == os.getpid()) == (count == 1)
+
+
+def test_an_error_is_raised_where_its_result_would_come():
+    with pytest.raises(UserError, match="bad input"), Workers(2, Square()) as workers:
+        for task, _ in workers.ordered([1, 2, "bad", 3]):
+            assert task in (1, 2)
+
+
+def test_the_death_of_a_worker_is_told():
+    with pytest.raises(WorkerError, match=r"ended with SIGKILL.*run the same command again"):
+        with Workers(2, Square()) as workers:
+            list(workers.ordered([1, "die", 2, 3]))
+
+
+PARENT = """
+import sys, time
+from apr_jax.text.workers import Workers
+from tests.text.workers_test import Square
+workers = Workers(2, Square())
+list(workers.ordered([2] * 8))
+print(*[process.pid for process in workers._processes], flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_do_not_outlive_their_parent():
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while any(map(_runs, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_runs, pids))
+
+
+def _runs(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
