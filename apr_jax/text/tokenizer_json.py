@@ -22,7 +22,7 @@ from apr_jax.text.vocabulary import (
 
 # The added tokens that end a document, in order of preference. An ordinary entry of this spelling,
 # such as Qwen's `</s>`, is a piece of text that no model was taught to stop at.
-_EOS = ("<|endoftext|>", "</s>", "<eos>", "<|eos|>")
+EOS = ("<|endoftext|>", "</s>", "<eos>", "<|eos|>")
 
 
 def read_tokenizer_json(path: pathlib.Path) -> Vocabulary:
@@ -64,7 +64,7 @@ def read_tokenizer_json(path: pathlib.Path) -> Vocabulary:
         finds_added=True,
         normalization=_normalization(path, root.get("normalizer")),
         pretokenizer=_pretokenizer(path, root.get("pre_tokenizer")),
-        eos_id=next((by_content[name] for name in _EOS if name in by_content), None),
+        eos_id=next((by_content[name] for name in EOS if name in by_content), None),
         unk_id=ids.get(model.get("unk_token") or ""),
     )
 
@@ -122,9 +122,24 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             "ignore_merges": False,
             "vocab": {names[id_]: id_ for id_ in sorted(names)},
             "merges": [
-                [spelling[left], spelling[right]] for left, right, _ in vocabulary.merges_M3
+                [names[left], names[right]] for left, right, _ in vocabulary.merges_M3.tolist()
             ],
         },
+    }
+
+
+def tokenizer_config(**special_tokens: str) -> dict[str, Any]:
+    """The `tokenizer_config.json` with which `transformers` loads a tokenizer.json as it stands.
+
+    `special_tokens` are by their role, such as eos_token="</s>".
+    """
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        # transformers 5 takes its own tokenizer, with Qwen's pre-tokeniser, for every model of
+        # type qwen2 whatever the class above says, unless there is an entry here. Nothing runs it.
+        "auto_map": {"AutoTokenizer": [None, "tokenizer.Tokenizer"]},
+        **special_tokens,
+        "clean_up_tokenization_spaces": False,
     }
 
 

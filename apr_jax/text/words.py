@@ -1,0 +1,103 @@
+"""Counting the words of a corpus: all that learning a byte-level vocabulary needs to know of it."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from apr_jax.errors import UserError
+from apr_jax.progress import Progress
+from apr_jax.text.characters import nfc
+from apr_jax.text.pretokenizers import PRETOKENIZERS
+from apr_jax.text.vocabulary import NORMALIZATIONS, Normalization
+
+MAX_WORDS = 20_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """The words of some documents, and what was done to have them.
+
+    Attributes:
+      counts: how often each word occurs.
+      normalization: "nfc" or "none", done to the documents first.
+      pretokenizer: the rule that cut the text into words; None: a document is one word.
+      forgotten: occurrences of words that are not in `counts`, because they were too many.
+    """
+
+    counts: dict[str, int]
+    normalization: Normalization
+    pretokenizer: str | None
+    forgotten: int
+
+
+def count_words(
+    documents: Iterable[str],
+    *,
+    pretokenizer: str | None = "qwen2",
+    normalization: Normalization = "nfc",
+    max_words: int = MAX_WORDS,
+) -> Words:
+    """Count the words of the documents, of which one is in memory at a time.
+
+    Args:
+      documents: the texts.
+      pretokenizer: name of the rule that cuts a text into words; None: a text is one word.
+      normalization: "nfc" or "none", done to a text first.
+      max_words: how many different words are kept, at about 150 bytes each. Beyond it the rarest
+        are forgotten until half remain, and counts of words that come again are then too low.
+
+    Raises:
+      UserError: there is no text, a document holds a lone surrogate, or a value is out of range.
+    """
+    if pretokenizer is not None and pretokenizer not in PRETOKENIZERS:
+        raise UserError(f"pretokenizer={pretokenizer!r} is not one of {[*PRETOKENIZERS]}")
+    if max_words < 2:
+        raise UserError(f"max_words={max_words} is less than 2")
+    counts: collections.Counter[str] = collections.Counter()
+    forgotten = 0
+    with Progress("counting words", None, "documents") as progress:
+        for text in normalized(documents, normalization):
+            counts.update(PRETOKENIZERS[pretokenizer](text) if pretokenizer else [text])
+            if len(counts) > max_words:
+                forgotten += _forget(counts, max_words // 2)
+            progress.update(note=f"{len(counts):,} different words")
+    return Words(counts, normalization, pretokenizer, forgotten)
+
+
+def normalized(documents: Iterable[str], normalization: Normalization) -> Iterator[str]:
+    """The documents in normal form, without those that are empty.
+
+    Raises:
+      UserError: all are empty, one holds a lone surrogate, or the normal form is unknown.
+    """
+    if normalization not in NORMALIZATIONS:
+        raise UserError(f"normalization={normalization!r} is not one of {NORMALIZATIONS}")
+    is_empty = True
+    for number, text in enumerate(documents, 1):
+        if not text.isascii():
+            _refuse_surrogates(number, text)
+            text = nfc(text) if normalization == "nfc" else text
+        if text:
+            is_empty = False
+            yield text
+    if is_empty:
+        raise UserError("there is no text to learn from: every document is empty, or there is none")
+
+
+def _forget(counts: collections.Counter[str], keep: int) -> int:
+    """Remove the rarest words, of equals the last to come, and count their occurrences."""
+    forgotten = 0
+    for word, count in counts.most_common()[keep:]:
+        forgotten += count
+        del counts[word]
+    return forgotten
+
+
+def _refuse_surrogates(number: int, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"document {number}: character {error.start} is the lone surrogate "
+            f"U+{ord(text[error.start]):04X}, which is no Unicode text: repair the input"
+        ) from error
