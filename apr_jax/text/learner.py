@@ -115,7 +115,7 @@ class _Queue:
         if self._least == self._min_frequency:
             return False
         names, counts, places = self._tape.count_pairs(self._longest)
-        enough = max(_FEW, wanted // 2)
+        enough = max(_FEW, min(wanted // 2, len(counts) // 4))
         self._least = self._min_frequency
         if len(counts) > enough:
             self._least = max(self._least, int(np.partition(counts, -enough)[-enough]))
