@@ -34,7 +34,7 @@ def train_bpe(
     pair with the highest count is merged, ties go to the smallest (left id, right id).
 
     Args:
-      documents: the texts, of less than 2 GB. All are in memory, 13 to 15 bytes for each of theirs.
+      documents: the texts, of less than 2 GB. All are in memory, 14 to 18 bytes for each of theirs.
       vocab_size: tokens to reach, 10 to 1,000,000. The 5 special ones and the 256 bytes are always
         there; fewer merges are learned when no pair is left that is seen often enough.
       min_frequency: how often a pair must be seen; below 1 counts as 1.
