@@ -1,8 +1,10 @@
 """Characters as HuggingFace `tokenizers` sees them: their classes and their normal form C."""
 
 import functools
+import itertools
 import re
 import unicodedata
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -12,6 +14,11 @@ _CODE_POINTS = 0x110000
 
 # What `fold` writes for a character outside ASCII. Each stands for its class in patterns.
 LETTER, NUMBER, SPACE, OTHER = "\xe9", "\xb2", "\xa0", "\xa1"
+# Characters that only the pre-tokeniser `Digits` takes for numbers; all else, for others.
+NUMERIC = "\xb9"
+# What stands between texts: the lone surrogate that `surrogateescape` makes of the byte 0xFF, which
+# UTF-8 never has.
+DIVIDER, DIVIDER_POINT = "\xff", 0xDCFF
 # U+017F, the only character outside ASCII that a case-insensitive `s`, `t`, `r`, `e`, `v`, `m`,
 # `l` or `d` matches.
 LONG_S = "\xdf"
@@ -35,51 +42,86 @@ def fold(text: str) -> str:
     if text.isascii():
         return text
     points = np.frombuffer(text.encode("utf-32-le"), "<u4")
-    return _classes()[points].tobytes().decode("latin-1")
+    return classes()[points].tobytes().decode("latin-1")
 
 
 def nfc(text: str) -> str:
     """Normal form C as `tokenizers` computes it, with the tables of an older Unicode.
 
     Characters that only Python's newer tables sort or compose are walls: they stay, and what
-    stands between them is normalised apart.
+    stands between them is normalised apart. Raises UnicodeEncodeError for lone surrogates.
     """
     if text.isascii():
         return text
+    points = np.frombuffer(text.encode("utf-32-le"), "<u4")
+    match _nfc_kinds().take(points.astype(np.intp)).max():
+        case 0:
+            return text
+        case 1:
+            return unicodedata.normalize("NFC", text)
     parts = _walls().split(text)  # alternately what lies between walls, and a wall
     parts[::2] = [unicodedata.normalize("NFC", part) for part in parts[::2]]
     return "".join(parts)
 
 
 @functools.cache
-def _classes() -> np.ndarray:
+def classes() -> np.ndarray:
+    """uint8 [0x110000]: what `fold` writes for each code point."""
     classes = np.full(_CODE_POINTS, ord(OTHER), np.uint8)
     classes[members(unicode_tables.LETTERS)] = ord(LETTER)
     classes[members(unicode_tables.NUMBERS)] = ord(NUMBER)
     classes[members(unicode_tables.SPACES)] = ord(SPACE)
+    classes[members(unicode_tables.NUMERIC)] = ord(NUMERIC)
     classes[0x17F] = ord(LONG_S)
+    classes[DIVIDER_POINT] = ord(DIVIDER)
     classes[:0x80] = np.arange(0x80)
     return classes
 
 
 @functools.cache
+def _nfc_kinds() -> np.ndarray:
+    """uint8 [0x110000]: 0 for what no text's normal form changes, 2 for walls, 1 for all else."""
+    kinds = np.zeros(_CODE_POINTS, np.uint8)
+    kinds[0x1100:0x1200] = 1  # the parts of Hangul, whose decomposition Python does not list
+    for point, parts in _decompositions().items():
+        kinds[[point, *parts[1:]]] = 1
+    kinds[[p for p in _points() if unicodedata.combining(chr(p))]] = 1
+    kinds[list(_wall_points())] = 2
+    return kinds
+
+
+@functools.cache
 def _walls() -> re.Pattern[str]:
+    return re.compile("([" + "".join(map(chr, sorted(_wall_points()))) + "])")
+
+
+@functools.cache
+def _wall_points() -> set[int]:
     marks = set(members(unicode_tables.MARKS).tolist())
     compositions = set(members(unicode_tables.COMPOSITIONS).tolist())
     old = marks | {
         ord(part) for point in compositions for part in unicodedata.normalize("NFD", chr(point))
     }
-    walls = set()
-    for point in range(_CODE_POINTS):
-        if point in marks or point in compositions:
-            continue
-        character = chr(point)
-        if unicodedata.combining(character):
-            walls.add(point)
-        decomposition = unicodedata.decomposition(character)
-        if decomposition and not decomposition.startswith("<"):
+    walls = {p for p in _points() if unicodedata.combining(chr(p))} - marks - compositions
+    for point, parts in _decompositions().items():
+        if point not in marks and point not in compositions:
             # One wall keeps a pair apart; it must not be a character that older pairs need too.
             walls.add(point)
-            parts = [int(part, 16) for part in decomposition.split()]
             walls.add(next((part for part in parts if part not in old), point))
-    return re.compile("([" + "".join(map(chr, sorted(walls))) + "])")
+    return walls
+
+
+@functools.cache
+def _decompositions() -> dict[int, list[int]]:
+    """The canonical decompositions that Python's table lists."""
+    listed = {point: unicodedata.decomposition(chr(point)) for point in _points()}
+    return {
+        point: [int(part, 16) for part in parts.split()]
+        for point, parts in listed.items()
+        if parts and not parts.startswith("<")
+    }
+
+
+def _points() -> Iterator[int]:
+    """The planes that have marks or compositions; the test goes over all others too."""
+    return itertools.chain(range(0x20000), range(0x2F800, 0x2FA20))

@@ -6,14 +6,16 @@ for short sequences and once for long ones, because each way is hopeless on the 
 """
 
 import heapq
+from collections.abc import Iterator
 
 import numpy as np
 
-from apr_jax.text.chain import Chain
+from apr_jax.text.chain import GAP, Chain
+from apr_jax.text.ragged import spans
 
 NONE = np.iinfo(np.int32).max  # the rank of a pair that is no merge
-_SHORT = 24  # ids; longer sequences take the chain
-_ROWS = 8192  # short sequences in one matrix, so that it stays in the cache
+_SHORT = 128  # ids; longer sequences take the chain
+_CELLS = 1 << 16  # of short sequences merged side by side, so that they stay in the cache
 
 _EMPTY = np.int64(-1)
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: multiplying scatters keys
@@ -61,17 +63,15 @@ class Merges:
         is_long = lengths > _SHORT
         if is_long.any():
             self._merge_long(merged_ids, merged_lengths, starts, np.flatnonzero(is_long))
-        short = np.flatnonzero(~is_long & (lengths > 1))
-        short = short[np.argsort(lengths[short], kind="stable")]
-        for lot in np.array_split(short, -(-len(short) // _ROWS)) if short.size else ():
+        for lot in _alike(lengths, np.flatnonzero(~is_long & (lengths > 1))):
             self._merge_short(merged_ids, merged_lengths, starts, lot)
-        return merged_ids[_spans(starts, merged_lengths)], merged_lengths
+        return merged_ids[spans(starts, merged_lengths)], merged_lengths
 
     def _merge_long(
         self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, which: np.ndarray
     ) -> None:
         """Merge these sequences in place, rank by rank over all of them."""
-        chain = Chain(ids[_spans(starts[which], lengths[which])], lengths[which])
+        chain = Chain(ids[spans(starts[which], lengths[which])], lengths[which])
         waiting: dict[int, list[np.ndarray]] = {}
         order: list[int] = []
         self._wait(chain, np.arange(len(chain.ids), dtype=np.int32), waiting, order)
@@ -82,7 +82,7 @@ class Merges:
             if positions.size:
                 self._wait(chain, chain.merge(positions, self.result[rank]), waiting, order)
         merged, lengths[which] = chain.sequences()
-        ids[_spans(starts[which], lengths[which])] = merged
+        ids[spans(starts[which], lengths[which])] = merged
 
     def _wait(
         self,
@@ -111,33 +111,101 @@ class Merges:
     def _merge_short(
         self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, which: np.ndarray
     ) -> None:
-        """Merge these sequences in place: in each round every one merges its lowest pair.
+        """Merge these sequences in place: in each round every one merges its lowest pair."""
+        grid = _Grid(ids[spans(starts[which], lengths[which])], lengths[which], self._table)
+        merged, lengths[which] = grid.merge(self.result)
+        ids[spans(starts[which], lengths[which])] = merged
 
-        Letters in shapes: W sequences, A those that still change, C columns.
-        """
-        columns = np.arange(int(lengths[which].max()) + 1)  # the last one stays without ids
-        is_id_WC = columns < lengths[which, None]
-        ids_WC = np.full(is_id_WC.shape, -1, np.int32)
-        ids_WC[is_id_WC] = ids[_spans(starts[which], lengths[which])]
-        active, ids_AC = np.arange(len(which)), ids_WC.copy()
-        while active.size:
-            ranks_AC = self._table.ranks(ids_AC[:, :-1], ids_AC[:, 1:])
-            column = np.argmin(ranks_AC, axis=1)  # the leftmost of equals
-            rank = np.take_along_axis(ranks_AC, column[:, None], axis=1)[:, 0]
-            goes_on = rank != NONE
-            if not goes_on.all():
-                done, width = active[~goes_on], ids_AC.shape[1]
-                ids_WC[done, :width] = ids_AC[~goes_on]
-                ids_WC[done, width:] = -1
-                active, ids_AC = active[goes_on], ids_AC[goes_on]
-                column, rank = column[goes_on], rank[goes_on]
-            ids_AC[np.arange(len(active)), column] = self.result[rank]
-            # All rows have become shorter by one: close the gap, and drop the last column.
-            kept = columns[: ids_AC.shape[1] - 1]
-            source_AC = kept + (kept > column[:, None])
-            ids_AC = np.take_along_axis(ids_AC, source_AC, axis=1)
-        lengths[which] = (ids_WC >= 0).sum(axis=1)
-        ids[_spans(starts[which], lengths[which])] = ids_WC[ids_WC >= 0]
+
+def _alike(lengths: np.ndarray, which: np.ndarray) -> Iterator[np.ndarray]:
+    """These sequences in lots of similar length."""
+    which = which[np.argsort(lengths[which], kind="stable")]
+    sorted_lengths = lengths[which]
+    while which.size:
+        longest = int(sorted_lengths[-1])
+        first = int(np.searchsorted(sorted_lengths, longest // 2, "right"))
+        first = max(first, which.size - max(_CELLS // longest, 1))
+        yield which[first:]
+        which, sorted_lengths = which[:first], sorted_lengths[:first]
+
+
+class _Grid:
+    """Short sequences side by side, each a linked list in a column of its own.
+
+    Letters in shapes: C cells of a sequence and one more that stands before its first and after
+    its last, S sequences. `pair_CS` has for each cell that holds an id the rank of its pair and, in
+    the low bits, its own number, so that the least of a column says what to merge and where.
+    """
+
+    def __init__(self, ids: np.ndarray, lengths: np.ndarray, table: "PairTable") -> None:
+        self._table = table
+        cells, sequences = int(lengths.max()) + 1, len(lengths)
+        number = np.arange(cells, dtype=np.int32)[:, None]
+        is_id_CS = number < lengths
+        self._ids_CS = np.full((cells, sequences), GAP, np.int32)
+        self._ids_CS.T[is_id_CS.T] = ids
+        last = np.int32(cells - 1)
+        self._next_CS = np.where(number + 1 < lengths, number + 1, last)
+        self._previous_CS = np.repeat((number - 1) % np.int32(cells), sequences, axis=1)
+        ranks_CS = table.ranks(self._ids_CS, np.roll(self._ids_CS, -1, axis=0))
+        self._pair_CS = _with_cell(ranks_CS, number)
+
+    def merge(self, result: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ids that are left (int32), one sequence's behind another's, and how many of each."""
+        merged_CS, sequences = self._ids_CS, np.arange(self._ids_CS.shape[1])
+        while True:
+            best = self._pair_CS.min(axis=0)
+            on = np.flatnonzero(best < _NO_PAIR)
+            if 2 * on.size < best.size:  # leave behind those that are done
+                if merged_CS is not self._ids_CS:
+                    merged_CS[:, sequences] = self._ids_CS
+                if not on.size:
+                    break
+                self._keep(on)
+                sequences, best, on = sequences[on], best[on], np.arange(on.size)
+            self._step(best[on], on, result)
+        is_left_SC = merged_CS.T >= 0
+        return merged_CS.T[is_left_SC], is_left_SC.sum(axis=1)
+
+    def _step(self, best: np.ndarray, column: np.ndarray, result: np.ndarray) -> None:
+        """Merge the pair `best` in each of these columns."""
+        width = self._pair_CS.shape[1]
+        ids, following, previous, pairs = (
+            grid_CS.reshape(-1)
+            for grid_CS in (self._ids_CS, self._next_CS, self._previous_CS, self._pair_CS)
+        )
+        cell = (best & _CELL).view(np.int32)
+        here = cell * width + column
+        dead = following[here] * width + column
+        after_cell = following[dead]
+        after = after_cell * width + column
+        before_cell = previous[here]
+        before = before_cell * width + column
+        new = result[best >> _CELL_BITS]
+        ids[here], ids[dead] = new, GAP
+        following[here], previous[after] = after_cell, cell
+        ranks = self._table.ranks(
+            np.concatenate([ids[before], new]), np.concatenate([new, ids[after]])
+        )
+        pairs[dead] = _NO_PAIR
+        pairs[before] = _with_cell(ranks[: cell.size], before_cell)
+        pairs[here] = _with_cell(ranks[cell.size :], cell)
+
+    def _keep(self, columns: np.ndarray) -> None:
+        self._ids_CS, self._next_CS, self._previous_CS, self._pair_CS = (
+            np.ascontiguousarray(grid_CS[:, columns])
+            for grid_CS in (self._ids_CS, self._next_CS, self._previous_CS, self._pair_CS)
+        )
+
+
+# There are fewer than 2**24 - 1 ranks, see `vocabulary.check_id`; of NONE only 24 bits are kept.
+_CELL_BITS = np.uint32(8)
+_CELL = np.uint32((1 << 8) - 1)
+_NO_PAIR = np.uint32(0xFFFF_FF00)
+
+
+def _with_cell(ranks: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    return ranks.view(np.uint32) << _CELL_BITS | cells.view(np.uint32)
 
 
 class PairTable:
@@ -184,14 +252,6 @@ class PairTable:
 
 def _pair_keys(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return (left.astype(np.int64) << 32) | right.astype(np.int64) & 0xFFFFFFFF
-
-
-def _spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """int64: the positions of the ranges [start, start + length), one range behind another."""
-    ends = np.cumsum(lengths)
-    return np.arange(int(ends[-1]) if ends.size else 0) + np.repeat(
-        starts - ends + lengths, lengths
-    )
 
 
 def _highest(ids: np.ndarray) -> int:

@@ -95,6 +95,11 @@ ff10-ff19 10107-10133 10140-10178 1018a-1018b 102e1-102fb 10320-10323 10341 1034
 1ecb1-1ecb4 1ed01-1ed2d 1ed2f-1ed3d 1f100-1f10c 1fbf0-1fbf9
 """
 
+# what `Digits` cuts out beside \p{N}
+NUMERIC = """
+11de0-11de9 16ff4-16ff6
+"""
+
 # \s
 SPACES = """
 9-d 20 85 a0 1680 2000-200a 2028-2029 202f 205f 3000

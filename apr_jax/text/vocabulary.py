@@ -41,6 +41,8 @@ class Vocabulary:
       normalization: what is done to a text first.
       pretokenizer: name of the rule that cuts a text into words; None: a text is one word.
       eos_id, unk_id: the ids that end a document and stand for what has no token, if any.
+      ignores_merges: whether a word that is a token gets its id, whatever the merges make of it.
+      prefix_space: whether a space is put before text that does not begin with one.
     """
 
     format: str
@@ -52,6 +54,8 @@ class Vocabulary:
     pretokenizer: str | None
     eos_id: int | None
     unk_id: int | None
+    ignores_merges: bool = False
+    prefix_space: bool = False
 
     @property
     def size(self) -> int:
@@ -70,6 +74,8 @@ class Vocabulary:
             "normalization": self.normalization,
             "pretokenizer": self.pretokenizer,
         }
+        # Only where they are set, so that older hashes stay.
+        rules |= {name: True for name in ("ignores_merges", "prefix_space") if getattr(self, name)}
         digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode())
         digest.update(self.byte_ids().astype("<i4").tobytes())
         digest.update(self.merges_M3.astype("<i4").tobytes())

@@ -12,7 +12,7 @@ import unicodedata
 
 import numpy as np
 import tokenizers
-from tokenizers import Regex, normalizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 CHARACTERS = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
 _OUTPUT = pathlib.Path(__file__).parents[2] / "apr_jax" / "text" / "unicode_tables.py"
@@ -27,6 +27,12 @@ def matches(pattern: str) -> set[int]:
     return {
         ord(before) for before, after in zip(CHARACTERS, replaced, strict=True) if before != after
     }
+
+
+def digits() -> set[int]:
+    """The code points that the pre-tokeniser `Digits` cuts out."""
+    split = pre_tokenizers.Digits(individual_digits=True).pre_tokenize_str("a".join(CHARACTERS))
+    return {ord(word) for word, _ in split if len(word) == 1 and word != "a"}
 
 
 def known_marks() -> set[int]:
@@ -74,6 +80,7 @@ def source() -> str:
     tables = {
         "LETTERS": ("\\p{L} in a pattern of `tokenizers`", matches(r"\p{L}")),
         "NUMBERS": ("\\p{N}", matches(r"\p{N}")),
+        "NUMERIC": ("what `Digits` cuts out beside \\p{N}", digits() - matches(r"\p{N}")),
         "SPACES": ("\\s", matches(r"\s")),
         "MARKS": ("combining marks that its NFC sorts", known_marks()),
         "COMPOSITIONS": ("characters whose decomposition its NFC knows", known_compositions()),

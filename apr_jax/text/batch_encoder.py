@@ -1,0 +1,194 @@
+"""Encoding many texts at once by operations on arrays.
+
+Texts stand one behind another with dividers between, and are gone through in pieces that fit the
+cache. In each `cutting.Cutter` finds where words start, and `word_table.WordTable` what ids they
+have. Words that it does not know are collected over a whole lot, merged together and kept.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from apr_jax.text.characters import DIVIDER_POINT, classes
+from apr_jax.text.cutting import Cutter
+from apr_jax.text.pretokenizers import Rule
+from apr_jax.text.ragged import Rows, spans
+from apr_jax.text.word_table import ABSENT, LONGEST, Text, WordTable
+
+_LOT = 1 << 23  # characters whose new words are merged together
+_PIECE = 1 << 18
+_BITS = 20
+_DIVIDER = chr(DIVIDER_POINT)
+_NO_IDS = -1  # the value of dividers: row 0 of the pieces
+# Between these two characters a piece may end: a word starts at the second under every rule, and
+# nothing before the second tells how the rest is cut.
+_BREAK, _BREAK_BYTES = re.compile(r"\S |\n\S"), re.compile(rb"\S |\n\S")
+
+# From words, as bytes one behind another and lengths, to ids and lengths.
+Encode = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+_Ragged = tuple[np.ndarray, np.ndarray]
+
+
+class BatchEncoder:
+    """Encodes plain texts: those without added tokens, in the normal form."""
+
+    def __init__(self, rule: Rule, encode: Encode, words: _Ragged, ids: np.ndarray) -> None:
+        """With words (bytes, lengths) that are known to have one of these ids each."""
+        self._cutter = Cutter(rule)
+        self._encode = encode
+        self._words, self._ids = words, ids
+        self._forget()
+
+    def _forget(self) -> None:
+        """Know only the words of the beginning."""
+        # The value of a word is its id, or, where it has several, the number of its row here, and
+        # then inverted.
+        self._rows = Rows(np.int32)
+        self._rows.append(np.empty(0, np.int32), np.zeros(1, np.int64))
+        self._table = WordTable(_BITS, _NO_IDS)
+        self._room = (1 << _BITS - 1) - len(self._ids)
+        octets, lengths = self._words
+        kept = np.flatnonzero(lengths <= LONGEST)[::-1]  # of two with one slot the last gets it
+        starts = (np.cumsum(lengths) - lengths)[kept]
+        places = self._table.claim(Text(octets.tobytes()), starts, lengths[kept])
+        self._table.set_values(places[places >= 0], self._ids[kept[places >= 0]])
+
+    def encode(self, texts: Sequence[str]) -> _Ragged:
+        """The ids (int32) of all texts one behind another, and how many each has (int64)."""
+        ids, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        for lot in _lots(texts):
+            for part in self._encode_lot(lot):
+                ids.append(part[0])
+                lengths.append(part[1])
+        return np.concatenate(ids), np.concatenate(lengths)
+
+    def _encode_lot(self, texts: Sequence[str]) -> Iterator[_Ragged]:
+        is_ascii = [text.isascii() for text in texts]
+        if all(is_ascii):
+            yield self._encode_pieces(_ascii_pieces(texts))
+        elif not any(is_ascii):
+            yield self._encode_pieces(_other_pieces(texts))
+        else:
+            yield self._encode_mixed(texts, np.array(is_ascii))
+
+    def _encode_mixed(self, texts: Sequence[str], is_ascii: np.ndarray) -> _Ragged:
+        lengths, rows = np.empty(len(texts), np.int64), [np.empty(0, np.int32)] * len(texts)
+        for which, pieces in (
+            (np.flatnonzero(is_ascii), _ascii_pieces),
+            (np.flatnonzero(~is_ascii), _other_pieces),
+        ):
+            ids, lengths[which] = self._encode_pieces(pieces([texts[i] for i in which]))
+            ends = np.cumsum(lengths[which]).tolist()
+            for i, start, end in zip(which.tolist(), [0, *ends], ends, strict=False):
+                rows[i] = ids[start:end]
+        return np.concatenate(rows), lengths
+
+    def _encode_pieces(self, pieces: Iterator[tuple[bytes, bytes]]) -> _Ragged:
+        """The ids of texts, and how many each has, from folded texts with their bytes."""
+        known, unseen = [], []
+        for folded, data in pieces:
+            text = Text(data)
+            starts = self._cutter.starts(folded)
+            if folded is not data:  # from characters to bytes
+                starts = np.flatnonzero((text.bytes[: len(data)] & 0xC0) != 0x80).take(starts)
+            lengths = np.empty_like(starts)
+            np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
+            lengths[-1] = len(data) - starts[-1]
+            values = self._table.find(text, starts, lengths)
+            absent = np.flatnonzero(values == ABSENT)
+            known.append(values)
+            octets = text.bytes.take(spans(starts[absent], lengths[absent]))
+            unseen.append((absent, octets, lengths[absent]))
+        self._fill_in(known, unseen)
+        parts = [self._ids_of(values) for values in known]
+        ids = np.concatenate([ids for ids, _ in parts])
+        before = np.cumsum([0, *(len(ids) for ids, _ in parts)])
+        ends = np.concatenate(
+            [start + ends for start, (_, ends) in zip(before, parts, strict=False)]
+        )
+        return ids, np.diff(ends, prepend=0)
+
+    def _fill_in(
+        self, known: list[np.ndarray], unseen: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    ) -> None:
+        """Put the values of unseen words (index, bytes, lengths) where `known` has none."""
+        lengths = np.concatenate([lengths for _, _, lengths in unseen])
+        if not lengths.size:
+            return
+        values = self._learn(np.concatenate([octets for _, octets, _ in unseen]), lengths)
+        for piece, (absent, _, _) in zip(known, unseen, strict=True):
+            piece[absent], values = values[: len(absent)], values[len(absent) :]
+
+    def _learn(self, octets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """int32: the values of words, of which most are kept from now on."""
+        starts = np.cumsum(lengths) - lengths
+        places = np.full(len(lengths), -1)
+        some = slice(max(self._room, 0))
+        places[some] = self._table.claim(Text(octets.tobytes()), starts[some], lengths[some])
+        kept, alone = np.flatnonzero(places >= 0), np.flatnonzero(places < 0)
+        new_places, first, same_as = np.unique(places[kept], return_index=True, return_inverse=True)
+        self._room -= len(first)
+        which = np.concatenate([kept[first], alone])
+        ids, counts = self._encode(octets[spans(starts[which], lengths[which])], lengths[which])
+        values = ids[np.cumsum(counts) - counts]
+        several = np.flatnonzero(counts > 1)
+        begins = (np.cumsum(counts) - counts)[several]
+        rows = self._rows.append(ids[spans(begins, counts[several])], counts[several])
+        values[several] = ~rows
+        self._table.set_values(new_places, values[: len(first)])
+        found = np.empty(len(lengths), np.int32)
+        found[kept], found[alone] = values[: len(first)][same_as], values[len(first) :]
+        return found
+
+    def _ids_of(self, values: np.ndarray) -> _Ragged:
+        """The ids that words of these values have, and where among them texts end."""
+        others = np.flatnonzero(values < 0)  # words of several ids, and dividers
+        rows = ~values[others]
+        several, counts = self._rows.take(rows)
+        extra = np.cumsum(counts - 1)
+        begins = others + extra - (counts - 1)
+        ids = np.empty(len(values) + (int(extra[-1]) if extra.size else 0), np.int32)
+        at = spans(begins, counts)
+        is_single = np.ones(len(ids), bool)
+        is_single[at] = False
+        ids[is_single] = values[values >= 0]
+        ids[at] = several
+        return ids, begins[rows == 0]
+
+
+def _lots(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    first, size = 0, 0
+    for number, text in enumerate(texts, 1):
+        size += len(text)
+        if size >= _LOT:
+            yield texts[first:number]
+            first, size = number, 0
+    if first < len(texts):
+        yield texts[first:]
+
+
+def _ascii_pieces(texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
+    data = b"".join([part for text in texts for part in (text.encode(), b"\xff")])
+    for start, stop in _cuts(_BREAK_BYTES, data):
+        piece = data[start:stop]
+        yield piece, piece
+
+
+def _other_pieces(texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
+    """Each with its folded form: a byte for a character."""
+    joined = "".join([part for text in texts for part in (text, _DIVIDER)])
+    for start, stop in _cuts(_BREAK, joined):
+        piece = joined[start:stop]
+        points = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), "<u4")
+        folded = classes().take(points.astype(np.intp))
+        yield folded.tobytes(), piece.encode("utf-8", "surrogateescape")
+
+
+def _cuts(pattern: re.Pattern[Any], text: Any) -> Iterator[tuple[int, int]]:
+    start = 0
+    while match := pattern.search(text, start + _PIECE):
+        yield start, match.start() + 1
+        start = match.start() + 1
+    yield start, len(text)
