@@ -5,26 +5,19 @@ cache. In each `cutting.Cutter` finds where words start, and `word_table.WordTab
 have. Words that it does not know are collected over a whole lot, merged together and kept.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-from apr_jax.text.characters import DIVIDER_POINT, classes
 from apr_jax.text.cutting import Cutter
+from apr_jax.text.pieces import cut_texts
 from apr_jax.text.pretokenizers import Rule
 from apr_jax.text.ragged import Rows, spans
 from apr_jax.text.word_table import ABSENT, LONGEST, Text, WordTable
 
 _LOT = 1 << 23  # characters whose new words are merged together
-_PIECE = 1 << 18
 _BITS = 20
-_DIVIDER = chr(DIVIDER_POINT)
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
-# Between these two characters a piece may end: a word starts at the second under every rule, and
-# nothing before the second tells how the rest is cut.
-_BREAK, _BREAK_BYTES = re.compile(r"\S |\n\S"), re.compile(rb"\S |\n\S")
 
 # From words, as bytes one behind another and lengths, to ids and lengths.
 Encode = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -66,36 +59,24 @@ class BatchEncoder:
 
     def _encode_lot(self, texts: Sequence[str]) -> Iterator[_Ragged]:
         is_ascii = [text.isascii() for text in texts]
-        if all(is_ascii):
-            yield self._encode_pieces(_ascii_pieces(texts))
-        elif not any(is_ascii):
-            yield self._encode_pieces(_other_pieces(texts))
+        if all(is_ascii) or not any(is_ascii):
+            yield self._encode_alike(texts)
         else:
             yield self._encode_mixed(texts, np.array(is_ascii))
 
     def _encode_mixed(self, texts: Sequence[str], is_ascii: np.ndarray) -> _Ragged:
         lengths, rows = np.empty(len(texts), np.int64), [np.empty(0, np.int32)] * len(texts)
-        for which, pieces in (
-            (np.flatnonzero(is_ascii), _ascii_pieces),
-            (np.flatnonzero(~is_ascii), _other_pieces),
-        ):
-            ids, lengths[which] = self._encode_pieces(pieces([texts[i] for i in which]))
+        for which in (np.flatnonzero(is_ascii), np.flatnonzero(~is_ascii)):
+            ids, lengths[which] = self._encode_alike([texts[i] for i in which])
             ends = np.cumsum(lengths[which]).tolist()
             for i, start, end in zip(which.tolist(), [0, *ends], ends, strict=False):
                 rows[i] = ids[start:end]
         return np.concatenate(rows), lengths
 
-    def _encode_pieces(self, pieces: Iterator[tuple[bytes, bytes]]) -> _Ragged:
-        """The ids of texts, and how many each has, from folded texts with their bytes."""
+    def _encode_alike(self, texts: Sequence[str]) -> _Ragged:
+        """The ids of texts, and how many each has. All of the texts are ASCII, or none."""
         known, unseen = [], []
-        for folded, data in pieces:
-            text = Text(data)
-            starts = self._cutter.starts(folded)
-            if folded is not data:  # from characters to bytes
-                starts = np.flatnonzero((text.bytes[: len(data)] & 0xC0) != 0x80).take(starts)
-            lengths = np.empty_like(starts)
-            np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
-            lengths[-1] = len(data) - starts[-1]
+        for text, starts, lengths in cut_texts(self._cutter, texts):
             values = self._table.find(text, starts, lengths)
             absent = np.flatnonzero(values == ABSENT)
             known.append(values)
@@ -167,28 +148,3 @@ def _lots(texts: Sequence[str]) -> Iterator[Sequence[str]]:
             first, size = number, 0
     if first < len(texts):
         yield texts[first:]
-
-
-def _ascii_pieces(texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-    data = b"".join([part for text in texts for part in (text.encode(), b"\xff")])
-    for start, stop in _cuts(_BREAK_BYTES, data):
-        piece = data[start:stop]
-        yield piece, piece
-
-
-def _other_pieces(texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-    """Each with its folded form: a byte for a character."""
-    joined = "".join([part for text in texts for part in (text, _DIVIDER)])
-    for start, stop in _cuts(_BREAK, joined):
-        piece = joined[start:stop]
-        points = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), "<u4")
-        folded = classes().take(points.astype(np.intp))
-        yield folded.tobytes(), piece.encode("utf-8", "surrogateescape")
-
-
-def _cuts(pattern: re.Pattern[Any], text: Any) -> Iterator[tuple[int, int]]:
-    start = 0
-    while match := pattern.search(text, start + _PIECE):
-        yield start, match.start() + 1
-        start = match.start() + 1
-    yield start, len(text)

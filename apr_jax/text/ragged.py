@@ -29,7 +29,9 @@ class Column:
     def append(self, values: np.ndarray) -> None:
         size = self._size + len(values)
         if size > len(self._room):
-            room = np.empty((max(size, 2 * len(self._room)), *self._room.shape[1:]), self._room.dtype)
+            room = np.empty(
+                (max(size, 2 * len(self._room)), *self._room.shape[1:]), self._room.dtype
+            )
             room[: self._size] = self.values
             self._room = room
         self._room[self._size : size] = values

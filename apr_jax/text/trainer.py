@@ -2,7 +2,7 @@
 HuggingFace's `BpeTrainer` does, merge for merge."""
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -85,10 +85,9 @@ def train_byte_level_bpe(
     """
     check_byte_level(vocab_size, special_tokens, max_token_length)
     first = len(special_tokens) + 256
-    counts = {word.encode(): count for word, count in words.counts.items()}
-    _check_bytes(counts)
+    _check_bytes(words.counts)
     merges_M3 = learn_merges(
-        counts,
+        words.counts,
         byte_ids=byte_level_ids(len(special_tokens)),
         next_id=first,
         vocab_size=vocab_size,
@@ -116,7 +115,7 @@ def _check_size(vocab_size: int, least: int) -> None:
         raise UserError(f"vocab_size={vocab_size} is not between {least} and {MAX_VOCAB_SIZE}")
 
 
-def _check_bytes(counts: dict[bytes, int]) -> None:
+def _check_bytes(counts: Mapping[bytes, int]) -> None:
     if sum(map(len, counts)) + len(counts) >= 2**31 - 1:
         raise UserError(
             "there are more than 2 GB of different words: learn from a part of the text"

@@ -203,7 +203,9 @@ class _LongWords:
         """int64: the values of these entries, ABSENT where they are ABSENT or other words."""
         if not len(self._rest):
             return np.full(len(entries), ABSENT)
-        return np.where(self.is_same(entries, words), self.values.take(entries, mode="clip"), ABSENT)
+        return np.where(
+            self.is_same(entries, words), self.values.take(entries, mode="clip"), ABSENT
+        )
 
     def append(self, words: _Words, which: np.ndarray) -> np.ndarray:
         """int64: the new entries of these words, which have no value yet."""

@@ -2,15 +2,17 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from apr_jax.errors import UserError
 from apr_jax.progress import Progress
 from apr_jax.text.characters import nfc
 from apr_jax.text.pretokenizers import PRETOKENIZERS
 from apr_jax.text.vocabulary import NORMALIZATIONS, Normalization
+from apr_jax.text.word_counter import WordCounter
 
 MAX_WORDS = 20_000_000
+_LOT = 1 << 21  # characters counted together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Words:
       forgotten: occurrences of words that are not in `counts`, because they were too many.
     """
 
-    counts: dict[str, int]
+    counts: Mapping[bytes, int]
     normalization: Normalization
     pretokenizer: str | None
     forgotten: int
@@ -53,15 +55,18 @@ def count_words(
         raise UserError(f"pretokenizer={pretokenizer!r} is not one of {[*PRETOKENIZERS]}")
     if max_words < 2:
         raise UserError(f"max_words={max_words} is less than 2")
-    counts: collections.Counter[str] = collections.Counter()
+    counter = _counter(pretokenizer, {})
     forgotten = 0
     with Progress("counting words", None, "documents") as progress:
-        for text in normalized(documents, normalization):
-            counts.update(PRETOKENIZERS[pretokenizer](text) if pretokenizer else [text])
-            if len(counts) > max_words:
-                forgotten += _forget(counts, max_words // 2)
-            progress.update(note=f"{len(counts):,} different words")
-    return Words(counts, normalization, pretokenizer, forgotten)
+        for texts in _lots(normalized(documents, normalization)):
+            counter.update(texts)
+            if len(counter) > max_words:
+                counts = collections.Counter(counter.counts)
+                kept = dict(counts.most_common(max_words // 2))  # of equals the first to come
+                forgotten += counts.total() - sum(kept.values())
+                counter = _counter(pretokenizer, kept)
+            progress.update(len(texts), f"{len(counter):,} different words")
+    return Words(counter.counts, normalization, pretokenizer, forgotten)
 
 
 def normalized(documents: Iterable[str], normalization: Normalization) -> Iterator[str]:
@@ -84,13 +89,37 @@ def normalized(documents: Iterable[str], normalization: Normalization) -> Iterat
         raise UserError("there is no text to learn from: every document is empty, or there is none")
 
 
-def _forget(counts: collections.Counter[str], keep: int) -> int:
-    """Remove the rarest words, of equals the last to come, and count their occurrences."""
-    forgotten = 0
-    for word, count in counts.most_common()[keep:]:
-        forgotten += count
-        del counts[word]
-    return forgotten
+class _Documents:
+    """Counts documents as they are, with the methods of a `WordCounter`."""
+
+    def __init__(self, counts: Mapping[bytes, int]) -> None:
+        self.counts = collections.Counter(counts)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def update(self, texts: Sequence[str]) -> None:
+        self.counts.update([text.encode() for text in texts])
+
+
+def _counter(pretokenizer: str | None, counts: Mapping[bytes, int]) -> WordCounter | _Documents:
+    if pretokenizer is None:
+        return _Documents(counts)
+    return WordCounter(PRETOKENIZERS[pretokenizer], counts)
+
+
+def _lots(texts: Iterable[str]) -> Iterator[list[str]]:
+    """The texts in lists that hold about as much, but for longer texts."""
+    lot: list[str] = []
+    size = 0
+    for text in texts:
+        lot.append(text)
+        size += len(text)
+        if size >= _LOT:
+            yield lot
+            lot, size = [], 0
+    if lot:
+        yield lot
 
 
 def _refuse_surrogates(number: int, text: str) -> None:

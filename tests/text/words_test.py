@@ -5,28 +5,44 @@ import collections
 import pytest
 
 from apr_jax.errors import UserError
+from apr_jax.text import word_counter
+from apr_jax.text import words as words_module
 from apr_jax.text.characters import nfc
-from apr_jax.text.pretokenizers import qwen2
+from apr_jax.text.pretokenizers import PRETOKENIZERS
 from apr_jax.text.words import count_words
 from tests.text.hostile import random_texts
 
 
-def test_words_are_those_of_the_pre_tokeniser():
-    documents = random_texts(seed=5, count=100)
-    words = count_words(documents)
-    expected = collections.Counter(word for text in documents for word in qwen2(nfc(text)))
+@pytest.mark.parametrize("name", PRETOKENIZERS)
+@pytest.mark.parametrize("lot", [1, 500, 1 << 20])
+def test_words_are_those_of_the_pre_tokeniser(name, lot, monkeypatch):
+    monkeypatch.setattr(words_module, "_LOT", lot)
+    documents = [*random_texts(seed=5, count=150), "x" * 300, "x" * 300 + " y"]
+    words = count_words(documents, pretokenizer=name)
+    split = PRETOKENIZERS[name].split
+    expected = collections.Counter(word.encode() for text in documents for word in split(nfc(text)))
     assert words.counts == expected
-    assert (words.normalization, words.pretokenizer, words.forgotten) == ("nfc", "qwen2", 0)
+    assert (words.normalization, words.pretokenizer, words.forgotten) == ("nfc", name, 0)
+
+
+def test_words_without_room_in_the_table_count_as_others(monkeypatch):
+    monkeypatch.setattr(word_counter, "_BITS", 3)
+    monkeypatch.setattr(words_module, "_LOT", 1)
+    documents = [f" word{n % 7} {n % 5}x" for n in range(100)]
+    split = PRETOKENIZERS["qwen2"].split
+    expected = collections.Counter(word.encode() for text in documents for word in split(text))
+    assert count_words(documents).counts == expected
 
 
 def test_without_pre_tokeniser_a_document_is_a_word():
-    assert count_words(["a b", "", "a b"], pretokenizer=None).counts == {"a b": 2}
+    assert count_words(["a b", "", "a b"], pretokenizer=None).counts == {b"a b": 2}
 
 
-def test_the_rarest_words_are_forgotten_and_counted():
+def test_the_rarest_words_are_forgotten_and_counted(monkeypatch):
     # Five words at the fourth document: " b" and " a", which came before " d", remain.
+    monkeypatch.setattr(words_module, "_LOT", 1)
     words = count_words(["a a a", " b b b", " c", " d d", " e"], max_words=4)
-    assert words.counts == {" b": 3, " a": 2, " e": 1}
+    assert words.counts == {b" b": 3, b" a": 2, b" e": 1}
     assert words.forgotten == 4
 
 
