@@ -67,7 +67,7 @@ class BatchEncoder:
     def _encode_mixed(self, texts: Sequence[str], is_ascii: np.ndarray) -> _Ragged:
         lengths, rows = np.empty(len(texts), np.int64), [np.empty(0, np.int32)] * len(texts)
         for which in (np.flatnonzero(is_ascii), np.flatnonzero(~is_ascii)):
-            ids, lengths[which] = self._encode_alike([texts[i] for i in which])
+            ids, lengths[which] = self._encode_alike([texts[i] for i in which.tolist()])
             ends = np.cumsum(lengths[which]).tolist()
             for i, start, end in zip(which.tolist(), [0, *ends], ends, strict=False):
                 rows[i] = ids[start:end]

@@ -5,6 +5,8 @@ characters before it, of itself and of the next one, but for a few rare cases th
 contractions, blanks at the end of a line, and long numbers.
 """
 
+import itertools
+
 import numpy as np
 
 from apr_jax.text.characters import DIVIDER, LETTER, LONG_S, NUMBER, NUMERIC, SPACE
@@ -38,12 +40,12 @@ class Cutter:
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
         self._codes = _codes(rule)
-        ends, pairs = "stmd", ("re", "ve", "ll")
+        ends, pairs = "stmd", ["re", "ve", "ll"]
         if rule.any_case:
             ends += "STMD" + LONG_S
-            pairs += tuple(
-                f"{a}{b}" for x, y in pairs for a in (x, x.upper()) for b in (y, y.upper())
-            )
+            pairs += [f"{a}{b}" for a, b in itertools.product("rRvV", "eE")]
+            pairs += [f"{a}{b}" for a, b in itertools.product("lL", "lL")]
+        # By the two bytes that follow "'": how long a contraction it is.
         self._contraction = np.zeros(
             1 << 16, np.int8
         )  # by the two bytes that follow "'": its length

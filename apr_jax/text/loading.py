@@ -33,7 +33,8 @@ def load_tokenizer(path: str | os.PathLike[str], *, pretokenizer: str | None = N
 
     Args:
       path: a folder, its tokenizer.json, or its vocab.json.
-      pretokenizer: "qwen2" for a byte-level pair without tokenizer.json, otherwise None.
+      pretokenizer: for a byte-level pair without tokenizer.json, one of `PRETOKENIZERS`;
+        otherwise None.
 
     Raises:
       TokenizerError: no tokenizer is there, or it is damaged or of a kind not supported.
@@ -119,8 +120,10 @@ def _byte_level(folder: pathlib.Path, ids: Mapping[str, int], pretokenizer: str)
         merges_M3=merges_M3,
         added=tuple(added),
         finds_added=True,
-        normalization="nfc",  # as every model with the one pre-tokeniser known here
+        # As the models with these pre-tokenisers have it.
+        normalization="nfc" if pretokenizer == "qwen2" else "none",
         pretokenizer=pretokenizer,
         eos_id=ids.get("<|endoftext|>") if ids.get("<|endoftext|>") not in made else None,
         unk_id=None,
+        ignores_merges=pretokenizer == "llama3",
     )

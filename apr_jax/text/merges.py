@@ -17,8 +17,10 @@ NONE = np.iinfo(np.int32).max  # the rank of a pair that is no merge
 _SHORT = 128  # ids; longer sequences take the chain
 _CELLS = 1 << 16  # of short sequences merged side by side, so that they stay in the cache
 
-_EMPTY = np.int64(-1)
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio: multiplying scatters keys
+_BITS = 21  # of ids and of ranks
+_EMPTY = np.iinfo(np.int64).min  # no pair's slot, not even that of a GAP
+# 2**64 / golden ratio, and 2**64 * (pi - 3): multiplying scatters keys.
+_SPREAD, _OTHER_SPREAD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0x243F6A8885A308D3)
 
 
 class Merges:
@@ -147,8 +149,9 @@ class _Grid:
         last = np.int32(cells - 1)
         self._next_CS = np.where(number + 1 < lengths, number + 1, last)
         self._previous_CS = np.repeat((number - 1) % np.int32(cells), sequences, axis=1)
-        ranks_CS = table.ranks(self._ids_CS, np.roll(self._ids_CS, -1, axis=0))
-        self._pair_CS = _with_cell(ranks_CS, number)
+        self._pair_CS = np.full((cells, sequences), _NO_PAIR)
+        ranks_CS = table.ranks(self._ids_CS[:-1], self._ids_CS[1:])
+        self._pair_CS[:-1] = _with_cell(ranks_CS, number[:-1])
 
     def merge(self, result: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The ids that are left (int32), one sequence's behind another's, and how many of each."""
@@ -176,20 +179,17 @@ class _Grid:
         )
         cell = (best & _CELL).view(np.int32)
         here = cell * width + column
-        dead = following[here] * width + column
-        after_cell = following[dead]
+        dead = following.take(here) * width + column
+        after_cell = following.take(dead)
         after = after_cell * width + column
-        before_cell = previous[here]
+        before_cell = previous.take(here)
         before = before_cell * width + column
-        new = result[best >> _CELL_BITS]
+        new = result.take(best >> _CELL_BITS)
         ids[here], ids[dead] = new, GAP
         following[here], previous[after] = after_cell, cell
-        ranks = self._table.ranks(
-            np.concatenate([ids[before], new]), np.concatenate([new, ids[after]])
-        )
         pairs[dead] = _NO_PAIR
-        pairs[before] = _with_cell(ranks[: cell.size], before_cell)
-        pairs[here] = _with_cell(ranks[cell.size :], cell)
+        pairs[before] = _with_cell(self._table.ranks(ids.take(before), new), before_cell)
+        pairs[here] = _with_cell(self._table.ranks(new, ids.take(after)), cell)
 
     def _keep(self, columns: np.ndarray) -> None:
         self._ids_CS, self._next_CS, self._previous_CS, self._pair_CS = (
@@ -209,49 +209,66 @@ def _with_cell(ranks: np.ndarray, cells: np.ndarray) -> np.ndarray:
 
 
 class PairTable:
-    """From pairs of ids to ranks: a hash table with open addressing, looked up by arrays."""
+    """From pairs of ids to ranks: a cuckoo hash table, looked up by arrays.
+
+    A pair can only be in one of two slots, so that every look-up takes two steps. A slot holds left
+    id, right id and rank, 21 bits each.
+    """
 
     def __init__(self, left: np.ndarray, right: np.ndarray) -> None:
-        bits = max(3, (4 * len(left)).bit_length())
-        self._shift = np.uint64(64 - bits)
-        self._mask = (1 << bits) - 1
-        self._keys = np.full(1 << bits, _EMPTY)
-        self._ranks = np.full(1 << bits, NONE, np.int32)
+        if max(_highest(left), _highest(right), len(left)) >> _BITS:
+            raise ValueError(f"ids or merges beyond {_BITS} bits")
         keys = _pair_keys(left, right)
-        slots = self._slots(keys)
-        pending = np.arange(len(keys))
-        while pending.size:
-            free = self._keys[slots[pending]] == _EMPTY
-            takers = pending[free]
-            self._keys[slots[takers]] = keys[takers]  # of several takers one wins
-            lost = self._keys[slots[pending]] != keys[pending]
-            winners = pending[~lost]
-            self._ranks[slots[winners]] = winners
-            pending = pending[lost]
-            slots[pending] = (slots[pending] + 1) & self._mask
+        self._size = max(3, (3 * len(left)).bit_length())
+        while (owners := self._place(keys, self._size)) is None:
+            self._size += 1
+        self._slots = np.full(len(owners), _EMPTY)
+        taken = np.flatnonzero(owners >= 0)
+        self._slots[taken] = keys[owners[taken]] << _BITS | owners[taken]
 
     def ranks(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """int32, shaped as the ids: the rank of each pair, NONE where it is no merge."""
         keys = _pair_keys(left, right)
-        slots = self._slots(keys)
-        found = self._keys[slots]
-        ranks = np.where(found == keys, self._ranks[slots], np.int32(NONE))
-        pending = np.nonzero((found != keys) & (found != _EMPTY))
-        while pending[0].size:
-            slots[pending] = (slots[pending] + 1) & self._mask
-            found = self._keys[slots[pending]]
-            hit = found == keys[pending]
-            ranks[tuple(axis[hit] for axis in pending)] = self._ranks[slots[pending]][hit]
-            on = ~hit & (found != _EMPTY)
-            pending = tuple(axis[on] for axis in pending)
-        return ranks
+        first = self._slots.take(_hash(keys, _SPREAD, self._size), mode="clip")
+        second = self._slots.take(_hash(keys, _OTHER_SPREAD, self._size), mode="clip")
+        is_first = first >> _BITS == keys
+        is_second = second >> _BITS == keys
+        np.copyto(first, second, where=is_second)
+        first &= (1 << _BITS) - 1
+        is_second |= is_first
+        np.copyto(first, NONE, where=~is_second)
+        return first.astype(np.int32)
 
-    def _slots(self, keys: np.ndarray) -> np.ndarray:
-        return ((keys.view(np.uint64) * _SPREAD) >> self._shift).astype(np.int64)
+    @staticmethod
+    def _place(keys: np.ndarray, size: int) -> np.ndarray | None:
+        """int64 [2**size]: the key that gets each slot, -1 for none; None if it cannot be done."""
+        slots = np.stack([_hash(keys, spread, size) for spread in (_SPREAD, _OTHER_SPREAD)])
+        owners = np.full(1 << size, -1)
+        pending, at = np.arange(len(keys)), np.zeros(len(keys), np.int64)
+        for _ in range(200):
+            if not pending.size:
+                return owners
+            wanted = slots[at[pending], pending]
+            turned_out = np.unique(owners[wanted])
+            owners[wanted] = pending  # of several takers one wins
+            lost = pending[owners[wanted] != pending]
+            pending = np.concatenate([lost, turned_out[turned_out >= 0]])
+            at[pending] ^= 1
+        return None
+
+
+def _hash(keys: np.ndarray, spread: np.uint64, bits: int) -> np.ndarray:
+    hashes = keys.view(np.uint64) * spread
+    hashes >>= np.uint64(64 - bits)
+    return hashes.view(np.int64)
 
 
 def _pair_keys(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return (left.astype(np.int64) << 32) | right.astype(np.int64) & 0xFFFFFFFF
+    """int64: below 2**42 for ids, negative where one of them is no id but GAP."""
+    keys = left.astype(np.int64)
+    keys <<= _BITS
+    keys |= right
+    return keys
 
 
 def _highest(ids: np.ndarray) -> int:

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import operator
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -22,6 +21,7 @@ from apr_jax.text.vocabulary import Normalization, Vocabulary
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
 _KNOWN_WORDS = 1 << 16  # words in the dictionary; beyond this all are forgotten
 _KNOWN_CHARACTERS = 64  # longer words hardly ever come again
+_SHORT_WORD = 64  # bytes; what has more is merged quicker by arrays, even alone
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
 
 
@@ -68,12 +68,11 @@ class Tokenizer:
             first = longest_first[0][0] if len({name[0] for name in longest_first}) == 1 else ""
             ends = "|".join(re.escape(name[len(first) :]) for name in longest_first)
             self._added = re.compile(f"({re.escape(first)}(?:{ends}))")
-        # The ids of words as bytes, so that those of a text are joined by one call.
-        self._known: dict[str, bytes] = {}
+        self._known: dict[str, list[int]] = {}  # the ids of words, for `_encode_few`
 
     def encode(self, text: str) -> np.ndarray:
         """int32 [n]: the ids of the text. Raises TextError for lone surrogates."""
-        return self.encode_flat([text])[0]
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32: views on what `encode_flat` gives.
@@ -94,10 +93,8 @@ class Tokenizer:
         Raises:
           TextError: a text holds a lone surrogate, which is no Unicode text.
         """
-        if self._rule is None or sum(map(len, texts)) < _SMALL:
-            encode = self._encode_few
-        else:
-            encode = self._batches.encode
+        is_small = self._rule is not None and sum(map(len, texts)) < _SMALL
+        encode = self._encode_few if is_small else self._encode_many
         if self._added is None:
             ids, lengths = encode([self._plain(text) for text in texts])
             return ids, np.concatenate([[0], np.cumsum(lengths)])
@@ -170,74 +167,111 @@ class Tokenizer:
         return part
 
     def _encode_few(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """As `BatchEncoder.encode`, from a dictionary."""
+        """The ids of all parts and how many each has, word by word from a dictionary."""
+        assert self._rule is not None
         if len(self._known) > _KNOWN_WORDS:
             self._known = {}
-        split = self._rule.split if self._rule is not None else _whole
-        words = [split(part) for part in parts]
+        words = [self._rule.split(part) for part in parts]
         known = self._known
-        unseen = [*{word for part in words for word in part if word not in known}]
-        new = dict(zip(unseen, self._encode_words(unseen), strict=True))
+        new: dict[str, list[int]] = {}
+        for word in {word for part in words for word in part if word not in known}:
+            kept = known if len(word) <= _KNOWN_CHARACTERS else new
+            kept[word] = self._encode_word(word.encode())
+        encoded = [[id_ for w in part for id_ in known.get(w) or new[w]] for part in words]
+        ids = np.array([id_ for part in encoded for id_ in part], np.int32)
+        return ids, np.array([len(part) for part in encoded], np.int64)
+
+    def _encode_many(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `_encode_few`, by arrays. Without a rule each part is one word."""
         if self._rule is not None:
-            known |= {word: new[word] for word in unseen if len(word) <= _KNOWN_CHARACTERS}
-        encoded = [b"".join([known.get(word) or new[word] for word in part]) for part in words]
-        ids = np.frombuffer(b"".join(encoded), "<i4").astype(np.int32)
-        return ids, np.array([len(part) >> 2 for part in encoded], np.int64)
-
-    def _encode_words(self, words: Sequence[str]) -> list[bytes]:
-        """The ids of each word as little-endian int32."""
-        encoded: list[bytes] = []
-        texts = [word.encode() for word in words]
-        ends = np.cumsum([len(text) for text in texts])
-        lots = np.searchsorted(ends, np.arange(0, ends[-1] if texts else 0, _LOT_BYTES))
-        for start, stop in itertools.pairwise([*np.unique(lots).tolist(), len(texts)]):
-            encoded += self._merge_lot(texts[start:stop])
-        return encoded
-
-    def _merge_lot(self, texts: Sequence[bytes]) -> list[bytes]:
+            return self._batches.encode(parts)
+        texts = [part.encode() for part in parts]
         lengths = np.array([len(text) for text in texts], np.int64)
-        ids, lengths = self._merge(np.frombuffer(b"".join(texts), np.uint8), lengths)
-        data = ids.astype("<i4").tobytes()
-        ends = (4 * np.cumsum(lengths)).tolist()
-        return [data[start:end] for start, end in itertools.pairwise([0, *ends])]
+        return self._merge(np.frombuffer(b"".join(texts), np.uint8), lengths)
+
+    def _encode_word(self, word: bytes) -> list[int]:
+        """The ids of one word."""
+        if (id_ := self._whole_words.get(word)) is not None:
+            return [id_]
+        if len(word) <= _SHORT_WORD or not self._merges.is_monotonic:
+            return reference.merge(self._byte_ids[[*word]].tolist(), self._ranks)
+        return self._merge(np.frombuffer(word, np.uint8), np.array([len(word)]))[0].tolist()
+
+    def _encode_words(
+        self, octets: np.ndarray, lengths: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of words that lie one behind another, and how many each has."""
+        if not self.vocabulary.ignores_merges:
+            return self._merge(octets, lengths)
+        starts = np.cumsum(lengths) - lengths
+        ends = (starts + lengths).tolist()
+        words = [
+            octets[start:end].tobytes() for start, end in zip(starts.tolist(), ends, strict=True)
+        ]
+        whole = np.array([self._whole_words.get(word, -1) for word in words], np.int32)
+        rest = np.flatnonzero(whole < 0)
+        counts = np.ones(len(words), np.int64)
+        ids, counts[rest] = self._merge(octets[spans(starts[rest], lengths[rest])], lengths[rest])
+        is_whole = np.repeat(whole >= 0, counts)
+        found = np.empty(len(is_whole), np.int32)
+        found[is_whole], found[~is_whole] = whole[whole >= 0], ids
+        return found, counts
 
     def _merge(self, octets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of words that lie one behind another, and how many each has."""
-        if self._merges.is_monotonic:
-            return self._merges.apply(self._byte_ids[octets], lengths)
+        """What the merges make of words that lie one behind another."""
+        symbols = self._byte_ids[octets]
+        merge = self._merges.apply if self._merges.is_monotonic else self._plainly
+        ends = np.cumsum(lengths)
+        rows: list[np.ndarray] = [np.empty(0, np.int32)]
+        counts: list[np.ndarray] = [np.empty(0, np.int64)]
+        first = 0
+        while first < len(lengths):
+            start = int(ends[first] - lengths[first])
+            last = max(first + 1, int(np.searchsorted(ends, start + _LOT_BYTES)))
+            ids, lot = merge(symbols[start : ends[last - 1]], lengths[first:last])
+            rows.append(ids)
+            counts.append(lot)
+            first = last
+        return np.concatenate(rows), np.concatenate(counts)
+
+    def _plainly(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `Merges.apply`, in plain Python, for merges in an order that it does not take."""
         ends = np.cumsum(lengths).tolist()
-        plain = [
-            reference.merge(self._byte_ids[octets[start:end]].tolist(), self._ranks)
+        rows = [
+            reference.merge(ids[start:end].tolist(), self._ranks)
             for start, end in itertools.pairwise([0, *ends])
         ]
-        ids = np.array([id_ for ids in plain for id_ in ids], np.int32)
-        return ids, np.array([len(ids) for ids in plain], np.int64)
+        merged = np.array([id_ for row in rows for id_ in row], np.int32)
+        return merged, np.array([len(row) for row in rows], np.int64)
 
     @functools.cached_property
     def _batches(self) -> BatchEncoder:
-        """What encodes many texts at once, knowing every token that encodes to itself."""
-        # The byte 0xFF is in no text, and stands for dividers there.
-        tokens = [(t, id_) for id_, t in self.vocabulary.tokens.items() if b"\xff" not in t]
-        tokens.sort(key=operator.itemgetter(1))
-        octets = np.frombuffer(b"".join([text for text, _ in tokens]), np.uint8)
-        lengths = np.array([len(text) for text, _ in tokens], np.int64)
-        own = np.array([id_ for _, id_ in tokens], np.int32)
-        ids, counts = self._merge(octets, lengths)
-        is_itself = counts == 1
-        is_itself[is_itself] = ids[(np.cumsum(counts) - counts)[is_itself]] == own[is_itself]
-        starts = (np.cumsum(lengths) - lengths)[is_itself]
-        lengths = lengths[is_itself]
-        words = octets[spans(starts, lengths)], lengths
-        return BatchEncoder(self._rule, self._merge, words, own[is_itself])
+        assert self._rule is not None
+        words = [*self._whole_words]
+        octets = np.frombuffer(b"".join(words), np.uint8)
+        lengths = np.array([len(word) for word in words], np.int64)
+        ids = np.array([*self._whole_words.values()], np.int32)
+        return BatchEncoder(self._rule, self._encode_words, (octets, lengths), ids)
+
+    @functools.cached_property
+    def _whole_words(self) -> dict[bytes, int]:
+        """The words that have one id, most frequent ones first."""
+        # The byte 0xFF is in no text, and stands for dividers between texts.
+        tokens = {
+            text: id_ for id_, text in sorted(self.vocabulary.tokens.items()) if b"\xff" not in text
+        }
+        if self.vocabulary.ignores_merges:
+            return tokens
+        lengths = np.array([len(text) for text in tokens], np.int64)
+        ids, counts = self._merge(np.frombuffer(b"".join(tokens), np.uint8), lengths)
+        first = ids[np.cumsum(counts) - counts]
+        is_whole = (counts == 1) & (first == np.array([*tokens.values()], np.int32))
+        return dict(itertools.compress(tokens.items(), is_whole.tolist()))
 
     @functools.cached_property
     def _ranks(self) -> dict[tuple[int, int], tuple[int, int]]:
         rows = self.vocabulary.merges_M3.tolist()
         return {(left, right): (rank, result) for rank, (left, right, result) in enumerate(rows)}
-
-
-def _whole(text: str) -> list[str]:
-    return [text] if text else []
 
 
 def _insert(ids: np.ndarray, at: np.ndarray, added: Sequence[int]) -> np.ndarray:

@@ -69,7 +69,7 @@ class Vocabulary:
 
     def sha256(self) -> str:
         """The hash of everything that decides ids, independent of the files' layout."""
-        rules = {
+        rules: dict[str, object] = {
             "added": sorted((t.id, t.content) for t in self.added if self.finds_added),
             "normalization": self.normalization,
             "pretokenizer": self.pretokenizer,
@@ -83,7 +83,7 @@ class Vocabulary:
 
 
 # Tables have a row for each id, so an absurd one must not pass. The largest known are near 2**18.
-_MAX_IDS = 1 << 24
+_MAX_IDS = 1 << 21
 
 
 def check_id(source: object, token: str, id_: object) -> int:

@@ -201,11 +201,9 @@ class _LongWords:
 
     def find(self, entries: np.ndarray, words: _Words) -> np.ndarray:
         """int64: the values of these entries, ABSENT where they are ABSENT or other words."""
-        if not len(self._rest):
-            return np.full(len(entries), ABSENT)
-        return np.where(
-            self.is_same(entries, words), self.values.take(entries, mode="clip"), ABSENT
-        )
+        is_same, values = self._compare(entries, words)
+        values[~is_same] = ABSENT
+        return values
 
     def append(self, words: _Words, which: np.ndarray) -> np.ndarray:
         """int64: the new entries of these words, which have no value yet."""
@@ -219,8 +217,12 @@ class _LongWords:
 
     def is_same(self, entries: np.ndarray, words: _Words) -> np.ndarray:
         """bool: whether these entries are these words, byte for byte; not where negative."""
+        return self._compare(entries, words)[0]
+
+    def _compare(self, entries: np.ndarray, words: _Words) -> tuple[np.ndarray, np.ndarray]:
+        """Whether these entries are these words, and the entries' values (int64)."""
         if not len(self._rest):
-            return np.zeros(len(entries), bool)
+            return np.zeros(len(entries), bool), np.zeros(len(entries), np.int64)
         columns = self._columns.values.take(entries, axis=0, mode="clip")
         is_same = columns[:, 0] == words.first
         is_same &= columns[:, 1] == words.second
@@ -232,4 +234,4 @@ class _LongWords:
             kept, counts = self._rest.take(entries[which])
             asked = words.rest[spans(words.rest_starts[longer], counts)]
             is_same[which] = np.logical_and.reduceat(kept == asked, np.cumsum(counts) - counts)
-        return is_same
+        return is_same, columns[:, 3].astype(np.int64)

@@ -63,8 +63,8 @@ def test_a_pretokenizer_that_nothing_needs_is_refused(tmp_path, trained, qwen_fi
         load_tokenizer(tmp_path, pretokenizer="qwen2")
     with pytest.raises(TokenizerError, match=r"is a tokenizer\.json tokenizer and settles"):
         load_tokenizer(qwen_file, pretokenizer="qwen2")
-    with pytest.raises(TokenizerError, match="pretokenizer='gpt2' is not one of"):
-        load_tokenizer(tmp_path, pretokenizer="gpt2")
+    with pytest.raises(TokenizerError, match="pretokenizer='o200k' is not one of"):
+        load_tokenizer(tmp_path, pretokenizer="o200k")
 
 
 def test_incomplete_vocabularies_are_refused_with_both_counts(tmp_path, trained):
