@@ -4,7 +4,7 @@ Whatever the file asks for and is not supported is refused by its name: nothing 
 """
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from apr_jax.files import read_json
@@ -22,13 +22,14 @@ from apr_jax.text.vocabulary import (
 
 # The added tokens that end a document, in order of preference. An ordinary entry of this spelling,
 # such as Qwen's `</s>`, is a piece of text that no model was taught to stop at.
-EOS = ("<|endoftext|>", "</s>", "<eos>", "<|eos|>")
+EOS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
 
 
 def read_tokenizer_json(path: pathlib.Path) -> Vocabulary:
     """The vocabulary in the file.
 
-    Truncation and padding are ignored: they are no part of what a text's ids are.
+    Truncation, padding and templates that put special tokens around a text are ignored: they are no
+    part of what a text's ids are.
 
     Raises:
       TokenizerError: the file is damaged, or asks for something not supported.
@@ -39,7 +40,8 @@ def read_tokenizer_json(path: pathlib.Path) -> Vocabulary:
         raise TokenizerError(f"{path}: model type {model.get('type')!r} is not supported, only BPE")
     _refuse_model_options(path, model)
     ids = check_ids(path, _field(path, model, "vocab", dict))
-    added = tuple(_added_token(path, token) for token in root.get("added_tokens") or ())
+    normalization = _normalization(path, root.get("normalizer"))
+    added = _added_tokens(path, root.get("added_tokens") or (), normalization)
     contents = {token.content for token in added}
     tokens = {}
     for token, id_ in ids.items():
@@ -56,16 +58,19 @@ def read_tokenizer_json(path: pathlib.Path) -> Vocabulary:
     _check_added_ids(path, added, ids)
     _refuse_post_processing(path, root)
     by_content = {token.content: token.id for token in added}
+    pretokenizer, prefix_space = _pretokenizer(path, root.get("pre_tokenizer"))
     return Vocabulary(
         format="tokenizer.json",
         tokens=tokens,
         merges_M3=resolve_merges(ids, _merges(path, model)),
         added=added,
         finds_added=True,
-        normalization=_normalization(path, root.get("normalizer")),
-        pretokenizer=_pretokenizer(path, root.get("pre_tokenizer")),
+        normalization=normalization,
+        pretokenizer=pretokenizer,
         eos_id=next((by_content[name] for name in EOS if name in by_content), None),
         unk_id=ids.get(model.get("unk_token") or ""),
+        ignores_merges=bool(model.get("ignore_merges")),
+        prefix_space=prefix_space,
     )
 
 
@@ -73,22 +78,6 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
     """The contents of a tokenizer.json with which HuggingFace gives the same ids."""
     spelling = {id_: spell(token) for id_, token in vocabulary.tokens.items()}
     names = spelling | {token.id: token.content for token in vocabulary.added}
-    byte_level = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": False,
-        "use_regex": False,
-    }
-    steps: list[dict[str, Any]] = [
-        {
-            "type": "Split",
-            "pattern": {"Regex": pattern},
-            "behavior": "Isolated",
-            "invert": False,
-        }
-        for pattern, name in PATTERNS.items()
-        if name == vocabulary.pretokenizer
-    ]
     return {
         "version": "1.0",
         "truncation": None,
@@ -106,11 +95,9 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             for token in sorted(vocabulary.added, key=lambda token: token.id)
         ],
         "normalizer": {"type": "NFC"} if vocabulary.normalization == "nfc" else None,
-        "pre_tokenizer": (
-            {"type": "Sequence", "pretokenizers": [*steps, byte_level]} if steps else byte_level
-        ),
+        "pre_tokenizer": _steps(vocabulary),
         "post_processor": None,
-        "decoder": byte_level,
+        "decoder": _byte_level(),
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -119,7 +106,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": False,
+            "ignore_merges": vocabulary.ignores_merges,
             "vocab": {names[id_]: id_ for id_ in sorted(names)},
             "merges": [
                 [names[left], names[right]] for left, right, _ in vocabulary.merges_M3.tolist()
@@ -143,6 +130,30 @@ def tokenizer_config(**special_tokens: str) -> dict[str, Any]:
     }
 
 
+def _steps(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The pre-tokeniser, as `_pretokenizer` reads it."""
+    name = vocabulary.pretokenizer
+    if name == "gpt2":
+        return _byte_level(add_prefix_space=vocabulary.prefix_space, use_regex=True)
+    if name == "smollm2":
+        digits = {"type": "Digits", "individual_digits": True}
+        return {"type": "Sequence", "pretokenizers": [digits, _byte_level(use_regex=True)]}
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    splits = [split | {"pattern": {"Regex": p}} for p, rule in PATTERNS.items() if rule == name]
+    if not splits:
+        return _byte_level()
+    return {"type": "Sequence", "pretokenizers": [*splits, _byte_level()]}
+
+
+def _byte_level(*, add_prefix_space: bool = False, use_regex: bool = False) -> dict[str, Any]:
+    return {
+        "type": "ByteLevel",
+        "add_prefix_space": add_prefix_space,
+        "trim_offsets": False,
+        "use_regex": use_regex,
+    }
+
+
 def _field(path: pathlib.Path, node: Any, key: str, kind: type) -> Any:
     value = node.get(key) if isinstance(node, dict) else None
     if not isinstance(value, kind):
@@ -152,28 +163,46 @@ def _field(path: pathlib.Path, node: Any, key: str, kind: type) -> Any:
 
 def _refuse_model_options(path: pathlib.Path, model: dict[str, Any]) -> None:
     # byte_fallback and fuse_unk change nothing when every byte has its symbol.
-    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(key):
             raise TokenizerError(f"{path}: model option {key}={model[key]!r} is not supported")
 
 
 def _refuse_post_processing(path: pathlib.Path, root: dict[str, Any]) -> None:
-    # Neither of these adds an id; and decoding bytes is all that `decode` does.
-    for key, allowed in (("post_processor", ("None", "ByteLevel")), ("decoder", ("ByteLevel",))):
-        kind = _brief(root.get(key))
-        if kind not in allowed:
-            raise TokenizerError(f"{path}: {key} {kind} is not supported")
+    node: Any = root.get("post_processor")
+    steps = node.get("processors") if _brief(node) == "Sequence" else [node]
+    for step in steps if isinstance(steps, list) else [node]:
+        # None of these changes an id of the text itself.
+        if _brief(step) not in ("None", "ByteLevel", "TemplateProcessing"):
+            raise TokenizerError(f"{path}: post_processor {_brief(step)} is not supported")
+    if _brief(root.get("decoder")) != "ByteLevel":  # decoding bytes is all that `decode` does
+        raise TokenizerError(f"{path}: decoder {_brief(root.get('decoder'))} is not supported")
 
 
-def _added_token(path: pathlib.Path, token: Any) -> AddedToken:
-    content = _field(path, token, "content", str)
-    id_ = check_id(path, content, token.get("id"))
-    for flag in ("single_word", "lstrip", "rstrip", "normalized"):
-        if token.get(flag):
-            raise TokenizerError(f"{path}: added token {content!r}: {flag}=true is not supported")
-    if not content:
-        raise TokenizerError(f"{path}: added token {id_} is empty")
-    return AddedToken(id_, content, bool(token.get("special")))
+def _added_tokens(
+    path: pathlib.Path, nodes: Iterable[Any], normalization: Normalization
+) -> tuple[AddedToken, ...]:
+    found, kinds = [], set()
+    for node in nodes:
+        content = _field(path, node, "content", str)
+        id_ = check_id(path, content, node.get("id"))
+        for flag in ("single_word", "lstrip", "rstrip"):
+            if node.get(flag):
+                raise TokenizerError(
+                    f"{path}: added token {content!r}: {flag}=true is not supported"
+                )
+        if not content:
+            raise TokenizerError(f"{path}: added token {id_} is empty")
+        kinds.add(bool(node.get("normalized")))
+        # Such tokens are looked for after the others, and in normalised text. That makes no
+        # difference if there are no others and no normal form.
+        if True in kinds and (normalization != "none" or len(kinds) > 1):
+            raise TokenizerError(
+                f"{path}: added token {content!r}: normalized=true is not supported beside a "
+                "normalizer or tokens without it"
+            )
+        found.append(AddedToken(id_, content, bool(node.get("special"))))
+    return tuple(found)
 
 
 def _check_added_ids(
@@ -213,11 +242,16 @@ def _normalization(path: pathlib.Path, node: Any) -> Normalization:
     raise TokenizerError(f"{path}: normalizer {_brief(node)} is not supported, only NFC")
 
 
-def _pretokenizer(path: pathlib.Path, node: Any) -> str | None:
+def _pretokenizer(path: pathlib.Path, node: Any) -> tuple[str | None, bool]:
+    """The name of the rule, and whether texts get a space in front."""
     steps = node.get("pretokenizers") if _brief(node) == "Sequence" else [node]
+    name, has_regex, may_prefix = None, False, False
     match steps:
         case [{"type": "ByteLevel"} as byte_level]:
-            name = None
+            has_regex = may_prefix = byte_level.get("use_regex", True)
+            name = "gpt2" if has_regex else None
+        case [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel"} as byte_level]:
+            name, has_regex = "smollm2", True
         case [
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"} as split,
             {"type": "ByteLevel"} as byte_level,
@@ -228,12 +262,14 @@ def _pretokenizer(path: pathlib.Path, node: Any) -> str | None:
         case _:
             kinds = ", ".join(map(_brief, steps if isinstance(steps, list) else [node]))
             raise TokenizerError(f"{path}: pre_tokenizer {kinds} is not supported")
-    for option, default in (("add_prefix_space", True), ("use_regex", True)):
-        if byte_level.get(option, default):
+    options = {key: byte_level.get(key, True) for key in ("use_regex", "add_prefix_space")}
+    for option, may_be in (("use_regex", [has_regex]), ("add_prefix_space", [False, may_prefix])):
+        if options[option] not in may_be:
             raise TokenizerError(
-                f"{path}: pre_tokenizer ByteLevel with {option}=true is not supported"
+                f"{path}: pre_tokenizer ByteLevel with {option}={str(options[option]).lower()} "
+                "is not supported here"
             )
-    return name
+    return name, options["add_prefix_space"]
 
 
 def _brief(node: Any) -> str:

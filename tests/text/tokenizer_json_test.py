@@ -6,6 +6,7 @@ import json
 import pytest
 
 from apr_jax.text import load_tokenizer
+from apr_jax.text.pretokenizers import LLAMA3_PATTERN
 from apr_jax.text.trainer import train_bpe
 from apr_jax.text.vocabulary import TokenizerError
 
@@ -57,6 +58,9 @@ def test_added_tokens_match_the_longest_first(tmp_path, root):
 
 SPLIT = {"type": "Split", "pattern": {"Regex": r"\w+"}, "behavior": "Isolated", "invert": False}
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+GPT2, PREFIX = BYTE_LEVEL | {"use_regex": True}, {"add_prefix_space": True}
+DIGITS = {"type": "Digits", "individual_digits": True}
+LLAMA3 = SPLIT | {"pattern": {"Regex": LLAMA3_PATTERN}}
 
 
 def sequence(*steps):
@@ -72,7 +76,6 @@ def sequence(*steps):
         (("model", "vocab"), [], "has no 'vocab' of type dict"),
         (("model", "merges"), {}, "has no 'merges' of type list"),
         (("model", "dropout"), 0.1, r"model option dropout=0\.1 is not supported"),
-        (("model", "ignore_merges"), True, "ignore_merges=True is not supported"),
         (("model", "end_of_word_suffix"), "</w>", "end_of_word_suffix='</w>' is not supported"),
         (("model", "vocab", "!"), 0, "'<unk>' and '!' share the id 0"),
         (("model", "vocab", "\u2581a"), 999, "token '\u2581a' .id 999. is not spelled"),
@@ -87,13 +90,18 @@ def sequence(*steps):
         (("pre_tokenizer",), sequence(SPLIT, BYTE_LEVEL), r"pattern '\\\\w\+' is not supported"),
         (("pre_tokenizer",), sequence(SPLIT | {"invert": True}, BYTE_LEVEL), "Split, ByteLevel"),
         (("pre_tokenizer",), sequence({"type": "Digits"}, BYTE_LEVEL), "Digits, ByteLevel"),
-        (("pre_tokenizer",), {"type": "ByteLevel", "add_prefix_space": False}, "use_regex=true"),
+        (("pre_tokenizer",), sequence(DIGITS | {"individual_digits": False}, GPT2), "Digits, Byte"),
+        (("pre_tokenizer",), sequence(DIGITS, BYTE_LEVEL), "use_regex=false"),
+        (("pre_tokenizer",), sequence(DIGITS, GPT2 | PREFIX), "add_prefix_space=true"),
+        (("pre_tokenizer",), sequence(LLAMA3, GPT2), "use_regex=true"),
+        (("pre_tokenizer",), sequence(LLAMA3, BYTE_LEVEL | PREFIX), "add_prefix_space=true"),
         (("pre_tokenizer", "add_prefix_space"), True, "add_prefix_space=true"),
-        (("post_processor",), {"type": "TemplateProcessing"}, "post_processor TemplateProc"),
+        (("post_processor",), {"type": "BertProcessing"}, "post_processor BertProcessing"),
+        (("post_processor",), {"type": "Sequence"}, "post_processor Sequence"),
         (("decoder",), {"type": "WordPiece"}, "decoder WordPiece is not supported"),
         (("decoder",), None, "decoder None is not supported"),
         (("added_tokens", 0, "lstrip"), True, "'<unk>': lstrip=true is not supported"),
-        (("added_tokens", 0, "normalized"), True, "'<unk>': normalized=true is not supported"),
+        (("added_tokens", 0, "normalized"), True, "'<unk>': normalized=true is not"),
         (("added_tokens", 0, "id"), 7, "'<unk>' has id 7, but 0 in the vocabulary"),
         (("added_tokens", 0, "content"), "<other>", "'<unk>' and '<other>' share the id 0"),
         (("added_tokens", 0, "id"), -1, "token '<unk>' has id -1, not an integer"),

@@ -1,0 +1,108 @@
+"""Byte-level tokenizers cut as GPT-2, Llama 3 and SmolLM2 do, against `tokenizers`.
+
+Their vocabularies are in no package, so each is learned here; what matters is how the file is read.
+"""
+
+import json
+import pathlib
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
+
+from apr_jax.text import load_tokenizer
+from apr_jax.text.pretokenizers import LLAMA3_PATTERN
+from tests.text.hostile import FRAGMENTS, random_texts, texts
+
+BYTE_LEVEL = pre_tokenizers.ByteLevel
+TEMPLATE = processors.TemplateProcessing(
+    single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", 0)]
+)
+PRE_TOKENIZERS = {
+    "gpt2": BYTE_LEVEL(add_prefix_space=False),
+    "gpt2 with a space in front": BYTE_LEVEL(add_prefix_space=True),
+    "llama3": pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA3_PATTERN), "isolated"),
+            BYTE_LEVEL(add_prefix_space=False, use_regex=False),
+        ]
+    ),
+    "smollm2": pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL(add_prefix_space=False)]
+    ),
+}
+
+
+def learned(name):
+    """A tokenizer of that kind which knows the words of this folder."""
+    hf = tokenizers.Tokenizer(models.BPE())
+    hf.pre_tokenizer = PRE_TOKENIZERS[name]
+    hf.decoder = decoders.ByteLevel()
+    sources = [path.read_text(encoding="utf-8") for path in pathlib.Path(__file__).parent.glob("*")]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1500,
+        special_tokens=["<|begin_of_text|>", "<|endoftext|>"],
+        initial_alphabet=BYTE_LEVEL.alphabet(),
+        show_progress=False,
+    )
+    hf.train_from_iterator([*sources, *random_texts(3, 300)], trainer)
+    root = json.loads(hf.to_str())
+    if name == "llama3":
+        # Tokens that merges alone would not make.
+        root["model"]["ignore_merges"] = True
+        root["model"]["merges"] = root["model"]["merges"][:700]
+        root["post_processor"] = {
+            "type": "Sequence",
+            "processors": [
+                json.loads(BYTE_LEVEL().__getstate__()),
+                json.loads(TEMPLATE.__getstate__()),
+            ],
+        }
+    for token in root["added_tokens"]:
+        token["normalized"] = name.startswith("gpt2")  # as GPT-2's file has it
+    return root
+
+
+@pytest.fixture(scope="module", params=PRE_TOKENIZERS)
+def pair(request, tmp_path_factory):
+    """Ours and HuggingFace's."""
+    path = tmp_path_factory.mktemp("byte-level") / "tokenizer.json"
+    path.write_text(json.dumps(learned(request.param)), encoding="utf-8")
+    return load_tokenizer(path), tokenizers.Tokenizer.from_file(str(path))
+
+
+def equal(pair, batch):
+    ours, hf = pair
+    found = ours.encode_batch(batch)
+    expected = hf.encode_batch(batch, add_special_tokens=False)
+    for text, ids, encoding in zip(batch, found, expected, strict=True):
+        assert ids.tolist() == encoding.ids, ascii(text)
+
+
+@settings(max_examples=100, deadline=None)
+@given(batch=st.lists(texts, max_size=4))
+def test_hostile_texts(pair, batch):
+    equal(pair, batch)
+
+
+def test_many_random_texts(pair):
+    equal(pair, random_texts(5, 1500))
+    equal(pair, ["".join(f"{a}{b}" for b in FRAGMENTS) for a in FRAGMENTS])
+    equal(pair, ["", " ", "x", "<|endoftext|>", "a<|endoftext|> b<|endoftext|>\tc"])
+
+
+def test_decoding(pair):
+    ours, hf = pair
+    for text in random_texts(6, 100):
+        ids = ours.encode(text).tolist()
+        assert ours.decode(ids) == hf.decode(ids, skip_special_tokens=False)
+
+
+def test_written_and_read_again_it_gives_the_same_ids(pair, tmp_path):
+    ours, _ = pair
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(ours.to_tokenizer_json()), encoding="utf-8")
+    equal((ours, tokenizers.Tokenizer.from_file(str(path))), random_texts(7, 200))
+    assert load_tokenizer(path).sha256 == ours.sha256
