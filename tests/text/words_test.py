@@ -39,11 +39,11 @@ def test_without_pre_tokeniser_a_document_is_a_word():
 
 
 def test_the_rarest_words_are_forgotten_and_counted(monkeypatch):
-    # Five words at the fourth document: " b" and " a", which came before " d", remain.
-    monkeypatch.setattr(words_module, "_LOT", 1)
-    words = count_words(["a a a", " b b b", " c", " d d", " e"], max_words=4)
-    assert words.counts == {b" b": 3, b" a": 2, b" e": 1}
-    assert words.forgotten == 4
+    # Five words at the fourth document and at the seventh: " b", and " a", which came before " d".
+    documents = ["a a a", " b b b", " c", " d d", " e", " f", " g", " h"]
+    words = count_words(documents, max_words=4)
+    assert words.counts == {b" b": 3, b" a": 2, b" h": 1}
+    assert words.forgotten == 4 + 3
 
 
 @pytest.mark.parametrize(
