@@ -39,6 +39,7 @@ def test_without_pre_tokeniser_a_document_is_a_word():
 
 
 def test_the_rarest_words_are_forgotten_and_counted(monkeypatch):
+    monkeypatch.setattr(words_module, "_LOT", 1)
     # Five words at the fourth document and at the seventh: " b", and " a", which came before " d".
     documents = ["a a a", " b b b", " c", " d d", " e", " f", " g", " h"]
     words = count_words(documents, max_words=4)
