@@ -5,6 +5,7 @@ cache. In each `cutting.Cutter` finds where words start, and `word_table.WordTab
 have. Words that it does not know are collected over a whole lot, merged together and kept.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -16,7 +17,8 @@ from apr_jax.text.ragged import Rows, spans
 from apr_jax.text.word_table import ABSENT, LONGEST, Text, WordTable
 
 _LOT = 1 << 23  # characters whose new words are merged together
-_BITS = 20
+_BITS = 20  # of the number of slots, of which half are used
+_LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
 
 # From words, as bytes one behind another and lengths, to ids and lengths.
@@ -32,6 +34,7 @@ class BatchEncoder:
         self._cutter = Cutter(rule)
         self._encode = encode
         self._words, self._ids = words, ids
+        self._lock = threading.Lock()
         self._forget()
 
     def _forget(self) -> None:
@@ -52,17 +55,23 @@ class BatchEncoder:
         """The ids (int32) of all texts one behind another, and how many each has (int64)."""
         ids, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
         for lot in _lots(texts):
-            for part in self._encode_lot(lot):
-                ids.append(part[0])
-                lengths.append(part[1])
+            with self._lock:
+                try:
+                    if self._room < _LEAST_ROOM:
+                        self._forget()
+                    part = self._encode_lot(lot)
+                except BaseException:
+                    self._forget()  # what was being learned is not to be trusted
+                    raise
+            ids.append(part[0])
+            lengths.append(part[1])
         return np.concatenate(ids), np.concatenate(lengths)
 
-    def _encode_lot(self, texts: Sequence[str]) -> Iterator[_Ragged]:
+    def _encode_lot(self, texts: Sequence[str]) -> _Ragged:
         is_ascii = [text.isascii() for text in texts]
         if all(is_ascii) or not any(is_ascii):
-            yield self._encode_alike(texts)
-        else:
-            yield self._encode_mixed(texts, np.array(is_ascii))
+            return self._encode_alike(texts)
+        return self._encode_mixed(texts, np.array(is_ascii))
 
     def _encode_mixed(self, texts: Sequence[str], is_ascii: np.ndarray) -> _Ragged:
         lengths, rows = np.empty(len(texts), np.int64), [np.empty(0, np.int32)] * len(texts)
@@ -109,19 +118,29 @@ class BatchEncoder:
         some = slice(max(self._room, 0))
         places[some] = self._table.claim(Text(octets.tobytes()), starts[some], lengths[some])
         kept, alone = np.flatnonzero(places >= 0), np.flatnonzero(places < 0)
-        new_places, first, same_as = np.unique(places[kept], return_index=True, return_inverse=True)
-        self._room -= len(first)
-        which = np.concatenate([kept[first], alone])
-        ids, counts = self._encode(octets[spans(starts[which], lengths[which])], lengths[which])
-        values = ids[np.cumsum(counts) - counts]
-        several = np.flatnonzero(counts > 1)
-        begins = (np.cumsum(counts) - counts)[several]
-        rows = self._rows.append(ids[spans(begins, counts[several])], counts[several])
-        values[several] = ~rows
-        self._table.set_values(new_places, values[: len(first)])
+        # Of equal words one speaks for all: the one whose number their place holds in the end.
+        self._table.set_values(places[kept], np.arange(kept.size, dtype=np.int32))
+        speaker = self._table.values(places[kept])
+        is_speaker = speaker == np.arange(kept.size)
+        speaks = kept[is_speaker]
+        which = np.concatenate([speaks, alone])
+        values = self._encode_new(octets[spans(starts[which], lengths[which])], lengths[which])
+        self._table.set_values(places[speaks], values[: speaks.size])
+        self._room -= speaks.size
         found = np.empty(len(lengths), np.int32)
-        found[kept], found[alone] = values[: len(first)][same_as], values[len(first) :]
+        found[kept] = values[(np.cumsum(is_speaker) - 1)[speaker]]
+        found[alone] = values[speaks.size :]
         return found
+
+    def _encode_new(self, octets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """int32: the values of words that are encoded now."""
+        ids, counts = self._encode(octets, lengths)
+        begins = np.cumsum(counts) - counts
+        values = ids[begins]
+        several = np.flatnonzero(counts > 1)
+        rows = ids[spans(begins[several], counts[several])]
+        values[several] = ~self._rows.append(rows, counts[several])
+        return values
 
     def _ids_of(self, values: np.ndarray) -> _Ragged:
         """The ids that words of these values have, and where among them texts end."""

@@ -10,7 +10,7 @@ from apr_jax.text.characters import DIVIDER_POINT, classes
 from apr_jax.text.cutting import Cutter
 from apr_jax.text.word_table import Text
 
-_PIECE = 1 << 18
+_PIECE = 1 << 17  # characters gone through at once
 _DIVIDER = chr(DIVIDER_POINT)
 # Between these two characters a piece may end: a word starts at the second under every rule, and
 # nothing before the second tells how the rest is cut.

@@ -276,6 +276,8 @@ class Tokenizer:
 
 def _insert(ids: np.ndarray, at: np.ndarray, added: Sequence[int]) -> np.ndarray:
     """`ids` with those of added tokens before these places."""
+    if not added:
+        return ids
     is_added = np.zeros(len(ids) + len(added), bool)
     is_added[at + np.arange(len(added))] = True
     merged = np.empty(len(is_added), np.int32)

@@ -53,6 +53,7 @@ class Slots:
         """For at most 2**bits keys; the key of all ones has the value `empty`."""
         self._shift = np.uint64(64 - bits)
         self._mask = (1 << bits) - 1
+        self._empty = empty
         self.keys = np.full(1 << bits, _EMPTY)
         self.values = np.full(1 << bits, empty, np.int32)
 
@@ -63,7 +64,7 @@ class Slots:
         values = self.values.take(slots, mode="clip")
         pending = np.flatnonzero(held != keys)
         slots, keys, held = slots[pending], keys[pending], held[pending]
-        values[pending] = ABSENT
+        values[pending] = np.where(keys == _EMPTY, self._empty, ABSENT)
         for _ in range(_PROBES - 1):
             on = held != _EMPTY
             if not on.any():
@@ -144,8 +145,10 @@ class WordTable:
         entries = np.full(len(slots), -1)
         placed = np.flatnonzero(slots >= 0)
         new = placed[self._slots.values[slots[placed]] == ABSENT]
-        new_slots, index = np.unique(slots[new], return_index=True)
-        self._slots.values[new_slots] = self._long.append(words, new[index])
+        # Of equal words one speaks for all: the one whose number their slot holds in the end.
+        self._slots.values[slots[new]] = np.arange(new.size)
+        speaks = new[self._slots.values[slots[new]] == np.arange(new.size)]
+        self._slots.values[slots[speaks]] = self._long.append(words, speaks)
         entries[placed] = self._slots.values[slots[placed]]
         entries[~self._long.is_same(entries, words)] = -1  # another word has the same key
         return entries
