@@ -10,9 +10,9 @@ from absl import flags
 
 from apr_jax.errors import UserError
 from apr_jax.text import Tokenizer
-from apr_jax.text.byte_level import check_folder, write_byte_level
 from apr_jax.text.documents import Documents, read_documents
 from apr_jax.text.hex_format import write_hex
+from apr_jax.text.learned_format import check_folder, write_byte_level
 from apr_jax.text.pretokenizers import PRETOKENIZERS
 from apr_jax.text.trainer import check_byte_level, train_bpe, train_byte_level_bpe
 from apr_jax.text.vocabulary import NORMALIZATIONS

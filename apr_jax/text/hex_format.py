@@ -17,7 +17,8 @@ import numpy as np
 
 from apr_jax.errors import UserError
 from apr_jax.files import read_json, write_bytes, write_json
-from apr_jax.text.tokenizer_json import tokenizer_config, tokenizer_json
+from apr_jax.text.hf_config import tokenizer_config
+from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import (
     NORMALIZATIONS,
     AddedToken,

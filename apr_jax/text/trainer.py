@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from apr_jax.errors import UserError
-from apr_jax.text.byte_level import (
+from apr_jax.text.hex_format import FIRST_MERGED, SPECIALS, hex_vocabulary
+from apr_jax.text.learned_format import (
     byte_level_ids,
     byte_level_vocabulary,
     check_special_tokens,
     reserved_ids,
 )
-from apr_jax.text.hex_format import FIRST_MERGED, SPECIALS, hex_vocabulary
 from apr_jax.text.learner import learn_merges
 from apr_jax.text.tokenizer import Tokenizer
 from apr_jax.text.vocabulary import Normalization

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from apr_jax.errors import UserError
 from apr_jax.text import load_tokenizer, trainer_reference
-from apr_jax.text.byte_level import write_byte_level
+from apr_jax.text.learned_format import write_byte_level
 from apr_jax.text.pretokenizers import PRETOKENIZERS
 from apr_jax.text.trainer import train_bpe, train_byte_level_bpe
 from apr_jax.text.words import count_words

@@ -11,7 +11,8 @@ import numpy as np
 from apr_jax.errors import UserError
 from apr_jax.files import write_json
 from apr_jax.text.alphabet import SYMBOLS, unspell
-from apr_jax.text.tokenizer_json import EOS, tokenizer_config, tokenizer_json
+from apr_jax.text.hf_config import tokenizer_config
+from apr_jax.text.tokenizer_json import EOS, tokenizer_json
 from apr_jax.text.vocabulary import AddedToken, Normalization, Vocabulary
 
 JSON, CONFIG = "tokenizer.json", "tokenizer_config.json"
