@@ -39,7 +39,7 @@ def count_words(
     normalization: Normalization = "nfc",
     max_words: int = MAX_WORDS,
 ) -> Words:
-    """Count the words of the documents, of which one is in memory at a time.
+    """Count the words of the documents, of which some megabytes are in memory at a time.
 
     Args:
       documents: the texts.
