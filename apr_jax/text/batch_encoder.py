@@ -5,24 +5,20 @@ cache. In each `cutting.Cutter` finds where words start, and `word_table.WordTab
 have. Words that it does not know are collected over a whole lot, merged together and kept.
 """
 
-import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
-from apr_jax.text.characters import DIVIDER_POINT, classes
 from apr_jax.text.cutting import Cutter
+from apr_jax.text.pieces import cut_texts
 from apr_jax.text.pretokenizers import Rule
 from apr_jax.text.ragged import Rows, spans
 from apr_jax.text.word_table import ABSENT, LONGEST, Text, WordTable
 
 _LOT = 1 << 23  # characters whose new words are merged together
-_PIECE = 1 << 17  # characters gone through at once
-_BITS = 20  # of the number of slots, of which half are used
+_BITS = 20  # of the least number of slots, of which half are used
 _LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
-_DIVIDER = chr(DIVIDER_POINT)
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
 # From words, as bytes one behind another and lengths, to ids and lengths.
 Encode = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -35,7 +31,6 @@ class BatchEncoder:
     def __init__(self, rule: Rule, encode: Encode, words: _Ragged, ids: np.ndarray) -> None:
         """With words (bytes, lengths) that are known to have one of these ids each."""
         self._cutter = Cutter(rule)
-        self._breaks, self._byte_breaks = re.compile(rule.breaks), re.compile(rule.breaks.encode())
         self._encode = encode
         self._words, self._ids = words, ids
         self._lock = threading.Lock()
@@ -47,8 +42,9 @@ class BatchEncoder:
         # then inverted.
         self._rows = Rows(np.int32)
         self._rows.append(np.empty(0, np.int32), np.zeros(1, np.int64))
-        self._table = WordTable(_BITS, _NO_IDS)
-        self._room = (1 << _BITS - 1) - len(self._ids)
+        bits = max(_BITS, (3 * len(self._ids)).bit_length())
+        self._table = WordTable(bits, _NO_IDS)
+        self._room = (1 << bits - 1) - len(self._ids)
         octets, lengths = self._words
         kept = np.flatnonzero(lengths <= LONGEST)[::-1]  # of two with one slot the last gets it
         starts = (np.cumsum(lengths) - lengths)[kept]
@@ -73,35 +69,23 @@ class BatchEncoder:
 
     def _encode_lot(self, texts: Sequence[str]) -> _Ragged:
         is_ascii = [text.isascii() for text in texts]
-        if all(is_ascii):
-            return self._encode_pieces(self._ascii_pieces(texts))
-        if not any(is_ascii):
-            return self._encode_pieces(self._other_pieces(texts))
+        if all(is_ascii) or not any(is_ascii):
+            return self._encode_alike(texts)
         return self._encode_mixed(texts, np.array(is_ascii))
 
     def _encode_mixed(self, texts: Sequence[str], is_ascii: np.ndarray) -> _Ragged:
         lengths, rows = np.empty(len(texts), np.int64), [np.empty(0, np.int32)] * len(texts)
-        for which, pieces in (
-            (np.flatnonzero(is_ascii), self._ascii_pieces),
-            (np.flatnonzero(~is_ascii), self._other_pieces),
-        ):
-            ids, lengths[which] = self._encode_pieces(pieces([texts[i] for i in which.tolist()]))
+        for which in (np.flatnonzero(is_ascii), np.flatnonzero(~is_ascii)):
+            ids, lengths[which] = self._encode_alike([texts[i] for i in which.tolist()])
             ends = np.cumsum(lengths[which]).tolist()
             for i, start, end in zip(which.tolist(), [0, *ends], ends, strict=False):
                 rows[i] = ids[start:end]
         return np.concatenate(rows), lengths
 
-    def _encode_pieces(self, pieces: Iterator[tuple[bytes, bytes]]) -> _Ragged:
-        """The ids of texts, and how many each has, from folded texts with their bytes."""
+    def _encode_alike(self, texts: Sequence[str]) -> _Ragged:
+        """The ids of texts, and how many each has. All of the texts are ASCII, or none."""
         known, unseen = [], []
-        for folded, data in pieces:
-            text = Text(data)
-            starts = self._cutter.starts(folded)
-            if folded is not data:  # from characters to bytes
-                starts = np.flatnonzero((text.bytes[: len(data)] & 0xC0) != 0x80).take(starts)
-            lengths = np.empty_like(starts)
-            np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
-            lengths[-1] = len(data) - starts[-1]
+        for text, starts, lengths in cut_texts(self._cutter, texts):
             values = self._table.find(text, starts, lengths)
             absent = np.flatnonzero(values == ABSENT)
             known.append(values)
@@ -173,21 +157,6 @@ class BatchEncoder:
         ids[at] = several
         return ids, begins[rows == 0]
 
-    def _ascii_pieces(self, texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-        data = b"".join([part for text in texts for part in (text.encode(), b"\xff")])
-        for start, stop in _cuts(self._byte_breaks, data):
-            piece = data[start:stop]
-            yield piece, piece
-
-    def _other_pieces(self, texts: Sequence[str]) -> Iterator[tuple[bytes, bytes]]:
-        """Each with its folded form: a byte for a character."""
-        joined = "".join([part for text in texts for part in (text, _DIVIDER)])
-        for start, stop in _cuts(self._breaks, joined):
-            piece = joined[start:stop]
-            points = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), "<u4")
-            folded = classes().take(points.astype(np.intp))
-            yield folded.tobytes(), piece.encode("utf-8", "surrogateescape")
-
 
 def _lots(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     first, size = 0, 0
@@ -198,11 +167,3 @@ def _lots(texts: Sequence[str]) -> Iterator[Sequence[str]]:
             first, size = number, 0
     if first < len(texts):
         yield texts[first:]
-
-
-def _cuts(pattern: re.Pattern[Any], text: Any) -> Iterator[tuple[int, int]]:
-    start = 0
-    while match := pattern.search(text, start + _PIECE):
-        yield start, match.start()
-        start = match.start()
-    yield start, len(text)

@@ -59,10 +59,6 @@ class Chain:
         self._previous[after] = positions
         return unique(np.concatenate([positions, self._previous[positions]]))
 
-    def neighbourhood(self, positions: np.ndarray) -> np.ndarray:
-        """The positions whose pair a merge at `positions` would change or end, each once."""
-        return unique(np.concatenate([self._previous[positions], positions, self._next[positions]]))
-
     def sequences(self) -> tuple[np.ndarray, np.ndarray]:
         """The ids that are left (int32), and how many each sequence has (int64)."""
         is_id = self.ids >= 0

@@ -38,7 +38,7 @@ class Cutter:
     """
 
     def __init__(self, rule: Rule) -> None:
-        self._rule = rule
+        self.rule = rule
         self._codes = _codes(rule)
         ends, pairs = "stmd", ["re", "ve", "ll"]
         if rule.any_case:
@@ -64,12 +64,12 @@ class Cutter:
         codes = np.full(size + 5, _SPACE, np.uint8)
         codes[2:-3] = np.frombuffer(folded.translate(self._codes), np.uint8)
         is_start = self._is_start(codes)
-        if self._rule.contractions:
+        if self.rule.contractions:
             self._mend_contractions(folded, codes[2:], is_start)
-        if self._rule.digits:
+        if self.rule.digits:
             self._mend_numbers(folded, is_start)
         starts = np.flatnonzero(is_start)
-        if self._rule.blanks_before_newline:
+        if self.rule.blanks_before_newline:
             starts = _mend_blank_lines(codes[1:-3], starts)
         return starts
 
@@ -79,7 +79,7 @@ class Cutter:
         joins = before >> 4
         joins &= here
         joins &= after | np.uint8(0xFF ^ _SPACE)
-        if self._rule.one_other_before_letters:
+        if self.rule.one_other_before_letters:
             leads = before >> 1  # class O to where letters are
             leads &= here
             # Not where the character of class O itself goes on a word.
@@ -110,7 +110,7 @@ class Cutter:
         starts_run = np.ones(at.size, bool)
         np.not_equal(at[1:], at[:-1] + 1, out=starts_run[1:])
         run_start = np.maximum.accumulate(np.where(starts_run, at, 0))
-        is_start[at[(at - run_start) % self._rule.digits != 0]] = False
+        is_start[at[(at - run_start) % self.rule.digits != 0]] = False
 
 
 def _mend_blank_lines(codes: np.ndarray, starts: np.ndarray) -> np.ndarray:

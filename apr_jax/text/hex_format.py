@@ -17,8 +17,10 @@ import numpy as np
 
 from apr_jax.errors import UserError
 from apr_jax.files import read_json, write_bytes, write_json
+from apr_jax.text.hf_config import tokenizer_config
 from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import (
+    NORMALIZATIONS,
     AddedToken,
     Normalization,
     TokenizerError,
@@ -30,7 +32,6 @@ from apr_jax.text.vocabulary import (
 SPECIALS = ("<unk>", "<s>", "</s>", "<pad>", "<mask>")
 BYTE_TOKENS = tuple(f"{byte:02x}" for byte in range(256))
 FIRST_MERGED = len(SPECIALS) + len(BYTE_TOKENS)
-NORMALIZATIONS: tuple[Normalization, ...] = ("nfc", "none")
 CONFIG = "tokenizer_config.json"
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
@@ -83,34 +84,26 @@ def hex_vocabulary(merges: Sequence[tuple[int, int]], normalization: Normalizati
 def write_hex(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
     """Write the two files byte for byte as the original does.
 
-    Beside them the normalisation, and a `tokenizer.json` that gives HuggingFace the same ids.
+    Beside them the normalisation, and a `tokenizer.json` that gives HuggingFace the same ids. The
+    last file is merges.txt: without it, when this is cut short, the folder loads as nothing.
     """
+    (folder / "merges.txt").unlink(missing_ok=True)
     spelling = {id_: token.hex() for id_, token in vocabulary.tokens.items()}
     names = spelling | {token.id: token.content for token in vocabulary.added}
     ids = {names[id_]: id_ for id_ in sorted(names)}
     write_bytes(folder / "vocab.json", json.dumps(ids, indent=2).encode())
-    lines = (f"{spelling[left]} {spelling[right]}\n" for left, right, _ in vocabulary.merges_M3)
-    write_bytes(folder / "merges.txt", ("#version: 0.2\n" + "".join(lines)).encode())
     config = hf_config() | {"normalization": vocabulary.normalization}
     write_json(folder / CONFIG, config)
     write_json(folder / "tokenizer.json", tokenizer_json(vocabulary))
+    merges = vocabulary.merges_M3.tolist()
+    lines = (f"{spelling[left]} {spelling[right]}\n" for left, right, _ in merges)
+    write_bytes(folder / "merges.txt", ("#version: 0.2\n" + "".join(lines)).encode())
 
 
 def hf_config() -> dict[str, Any]:
     """The `tokenizer_config.json` with which `transformers` loads a hex vocabulary's tokenizer."""
-    unk, bos, eos, pad, mask = SPECIALS
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        # transformers 5 takes its own tokenizer, with Qwen's pre-tokeniser, for every model of
-        # type qwen2 whatever the class above says, unless there is an entry here. Nothing runs it.
-        "auto_map": {"AutoTokenizer": [None, "tokenizer.Tokenizer"]},
-        "unk_token": unk,
-        "bos_token": bos,
-        "eos_token": eos,
-        "pad_token": pad,
-        "mask_token": mask,
-        "clean_up_tokenization_spaces": False,
-    }
+    roles = ("unk_token", "bos_token", "eos_token", "pad_token", "mask_token")
+    return tokenizer_config(**dict(zip(roles, SPECIALS, strict=True)))
 
 
 def _read_normalization(path: pathlib.Path) -> Normalization:

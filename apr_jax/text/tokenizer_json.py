@@ -112,7 +112,7 @@ def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
             "ignore_merges": vocabulary.ignores_merges,
             "vocab": {names[id_]: id_ for id_ in sorted(names)},
             "merges": [
-                [spelling[left], spelling[right]] for left, right, _ in vocabulary.merges_M3
+                [names[left], names[right]] for left, right, _ in vocabulary.merges_M3.tolist()
             ],
         },
     }

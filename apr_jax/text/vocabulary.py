@@ -11,6 +11,7 @@ import numpy as np
 from apr_jax.errors import UserError
 
 Normalization = Literal["nfc", "none"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("nfc", "none")
 
 
 class TokenizerError(UserError):

@@ -58,3 +58,38 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path, corpus):
     assert result.stderr.splitlines()[-1].startswith("error: ")
     assert "corpus.jsonl:4: not valid JSON" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_byte_level_vocabulary_is_learned(tmp_path, corpus):
+    out = tmp_path / "out"
+    flags = (f"--input={corpus}", f"--out={out}", "--content_field=text", "--max_bad=1")
+    result = run(
+        *flags, "--format=byte-level", "--vocab_size=262", "--special_tokens=<|endoftext|>,<|a|>"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "262 tokens from 3 documents" in result.stdout
+    report = json.loads((out / "report.json").read_text())
+    assert (report["format"], report["pretokenizer"]) == ("byte-level", "qwen2")
+    assert (report["words"], report["different_words"], report["forgotten_words"]) == (6, 4, 0)
+    tokenizer = load_tokenizer(out)
+    assert tokenizer.sha256 == report["tokenizer_sha256"]
+    assert tokenizer.eos_id == 0
+    ids = tokenizer.encode("hello there<|a|>").tolist()
+    assert ids[-1] == 1
+    assert transformers.AutoTokenizer.from_pretrained(out)("hello there<|a|>")["input_ids"] == ids
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--special_tokens=<s>"], "--special_tokens is for --format=byte-level"),
+        (["--format=byte-level", "--vocab_size=256"], "vocab_size=256 is not between 257"),
+        (["--format=byte-level", "--special_tokens=a"], "special token 'a' is the symbol of"),
+        (["--format=byte-level"], "corpus.jsonl:4: not valid JSON"),
+    ],
+)
+def test_bad_usage_is_one_line_and_writes_nothing(tmp_path, corpus, flags, message):
+    result = run(f"--input={corpus}", f"--out={tmp_path / 'out'}", "--content_field=text", *flags)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ import concurrent.futures
 import numpy as np
 import pytest
 
-from apr_jax.text import batch_encoder, reference, word_table
+from apr_jax.text import batch_encoder, pieces, reference, word_table
 from apr_jax.text import tokenizer as tokenizer_lib
 from apr_jax.text.tokenizer import Tokenizer
 from apr_jax.text.word_table import ABSENT, Text, WordTable
@@ -40,7 +40,7 @@ def equal(tokenizer, plain, batch):
 
 @pytest.mark.parametrize(("piece", "lot"), [(1, 40), (7, 10_000), (30, 1000), (1 << 17, 1 << 23)])
 def test_texts_may_be_cut_anywhere(qwen, plain, monkeypatch, piece, lot):
-    monkeypatch.setattr(batch_encoder, "_PIECE", piece)
+    monkeypatch.setattr(pieces, "_PIECE", piece)
     monkeypatch.setattr(batch_encoder, "_LOT", lot)
     equal(fresh(qwen), plain, random_texts(piece, 120))
     equal(fresh(qwen), plain, ["", "a b\n c'll 12 !\n \n x" * 20, "", "\n \n" * 50, ""])

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
-from apr_jax.text import batch_encoder
+from apr_jax.text import pieces
 from apr_jax.text.characters import DIVIDER, fold
 from apr_jax.text.cutting import Cutter
 from apr_jax.text.pretokenizers import (
@@ -90,13 +90,13 @@ def test_many_random_texts(name):
 
 @pytest.mark.parametrize("name", PRETOKENIZERS)
 def test_pieces_are_cut_as_the_whole_is(name, monkeypatch):
-    monkeypatch.setattr(batch_encoder, "_PIECE", 1)
+    monkeypatch.setattr(pieces, "_PIECE", 1)
     texts = [*random_texts(2, 500), "a\n\nb\n\n\nc \nd\n  e  \n"]
     folded = DIVIDER.join(map(fold, texts))
-    cuts = [*batch_encoder._cuts(re.compile(PRETOKENIZERS[name].breaks), folded)]
-    pieces = [start + starts(name, folded[start:stop]) for start, stop in cuts]
-    assert len(pieces) > 300
-    assert np.concatenate(pieces).tolist() == starts(name, folded).tolist()
+    cuts = [*pieces._cuts(re.compile(PRETOKENIZERS[name].breaks), folded)]
+    found = [start + starts(name, folded[start:stop]) for start, stop in cuts]
+    assert len(found) > 300
+    assert np.concatenate(found).tolist() == starts(name, folded).tolist()
 
 
 def starts(name, folded):

@@ -7,7 +7,7 @@ import tokenizers
 from hypothesis import given, settings
 
 from apr_jax.files import write_json
-from apr_jax.text import load_tokenizer
+from apr_jax.text import hex_format, load_tokenizer
 from apr_jax.text.hex_format import SPECIALS, write_hex
 from apr_jax.text.trainer import train_bpe
 from apr_jax.text.vocabulary import TokenizerError
@@ -183,3 +183,16 @@ def test_transformers_takes_the_vocabulary_as_it_is(tmp_path):
     for text in samples:
         wanted = learnt.encode(text).tolist()
         assert loaded(text, add_special_tokens=False).input_ids == wanted == plain.encode(text).ids
+
+
+def test_a_folder_written_over_halfway_loads_as_nothing(tmp_path, monkeypatch):
+    write_hex(tmp_path, train_bpe(["abc"] * 5, 300, 2).vocabulary)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hex_format, "write_json", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_hex(tmp_path, train_bpe(["abcabc"] * 5, 300, 2).vocabulary)
+    with pytest.raises(TokenizerError, match=r"merges\.txt"):
+        load_tokenizer(tmp_path)

@@ -1,14 +1,23 @@
-"""Learned vocabularies: the original's examples, and a trainer that recounts for every merge."""
+"""Learned vocabularies: the original's examples, and the merges of HuggingFace's trainer."""
 
 import collections
-import itertools
+import json
+import pathlib
+import random
 
 import pytest
+import tokenizers
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr_jax.errors import UserError
-from apr_jax.text.trainer import train_bpe
+from apr_jax.text import load_tokenizer, trainer_reference
+from apr_jax.text.learned_format import write_byte_level
+from apr_jax.text.pretokenizers import PRETOKENIZERS
+from apr_jax.text.trainer import train_bpe, train_byte_level_bpe
+from apr_jax.text.words import count_words
+from tests.text.hostile import random_texts, texts
 
 
 def spelled(tokenizer):
@@ -57,41 +66,18 @@ def test_ids_of_the_original_examples():
     assert tokenizer.encode("hello, café").tolist() == [264, 49, 37, 104, 102, 107, 200, 174]
 
 
-def naive_merges(documents, wanted, min_frequency):
-    """Count all pairs, merge the best everywhere from the left, and so on."""
-    sequences = [[5 + byte for byte in text.encode()] for text in documents]
-    merges = []
-    while len(merges) < wanted:
-        counts = collections.Counter(pair for ids in sequences for pair in itertools.pairwise(ids))
-        if not counts:
-            break
-        best = min(counts, key=lambda pair: (-counts[pair], pair))
-        if counts[best] < min_frequency:
-            break
-        for ids in sequences:
-            index = 0
-            while index < len(ids) - 1:
-                if (ids[index], ids[index + 1]) == best:
-                    ids[index : index + 2] = [261 + len(merges)]
-                index += 1
-        merges.append(best)
-    return merges
-
-
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
-    documents=st.lists(
-        st.one_of(st.text("ab", max_size=30), st.text("aaab \n", max_size=60)),
-        min_size=1,
-        max_size=5,
-    ).filter(any),
+    documents=st.lists(st.text("aaab \n", max_size=60), min_size=1, max_size=5).filter(any),
     wanted=st.integers(0, 30),
     min_frequency=st.integers(0, 3),
 )
-def test_counting_changes_equals_counting_anew(documents, wanted, min_frequency):
+def test_a_hex_vocabulary_is_that_of_counting_anew(documents, wanted, min_frequency):
     tokenizer = train_bpe(documents, 261 + wanted, min_frequency, "none")
-    expected = naive_merges(documents, wanted, max(1, min_frequency))
-    assert [tuple(row[:2]) for row in tokenizer.vocabulary.merges_M3.tolist()] == expected
+    counts = collections.Counter(text.encode() for text in documents)
+    byte_ids = {byte: 5 + byte for byte in range(256)}
+    expected = trainer_reference.learn_merges(counts, byte_ids, 261, 261 + wanted, min_frequency)
+    assert [tuple(row) for row in tokenizer.vocabulary.merges_M3.tolist()] == expected
 
 
 def test_normalisation_comes_before_learning():
@@ -107,8 +93,136 @@ def test_normalisation_comes_before_learning():
         ((["", ""], 300), "no text to learn from"),
         ((["a"], 9), "vocab_size=9"),
         ((["a"], 300, 2, "nfkc"), "normalization='nfkc'"),
+        ((["a", "b\ud800"], 300), r"document 2: character 1 is the lone surrogate U\+D800"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         train_bpe(*arguments)
+
+
+def assert_learns_the_same(
+    documents,
+    size,
+    pretokenizer="qwen2",
+    normalization="nfc",
+    special_tokens=("<|endoftext|>",),
+    **arguments,
+):
+    """HuggingFace's trainer learns what ours does, from text cut by what ours writes down."""
+    words = count_words(documents, pretokenizer=pretokenizer, normalization=normalization)
+    ours = train_byte_level_bpe(words, size, special_tokens=special_tokens, **arguments)
+    got = ours.to_tokenizer_json()
+    written = tokenizers.Tokenizer.from_str(json.dumps(got))
+    peer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    peer.pre_tokenizer, peer.decoder = written.pre_tokenizer, written.decoder
+    if written.normalizer is not None:
+        peer.normalizer = written.normalizer
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(special_tokens),
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+        **arguments,
+    )
+    peer.train_from_iterator(documents, trainer)
+    expected = json.loads(peer.to_str())
+    assert got["model"]["merges"] == expected["model"]["merges"]
+    assert got["model"]["vocab"] == expected["model"]["vocab"]
+    assert got["added_tokens"] == expected["added_tokens"]
+    return peer, ours
+
+
+SOURCE = [
+    path.read_text("utf-8") for path in sorted(pathlib.Path(json.__file__).parent.glob("*.py"))
+]
+HOSTILE = random_texts(seed=3, count=400)
+
+
+@pytest.mark.parametrize("pretokenizer", [*PRETOKENIZERS, None])
+@pytest.mark.parametrize("normalization", ["nfc", "none"])
+@pytest.mark.parametrize("documents", [SOURCE, HOSTILE], ids=["source", "hostile"])
+def test_a_byte_level_vocabulary_is_that_of_huggingface(documents, pretokenizer, normalization):
+    assert_learns_the_same(documents, 1500, pretokenizer, normalization, min_frequency=2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    documents=st.lists(st.one_of(texts, st.text("ab ", max_size=40)), max_size=6).filter(any),
+    wanted=st.integers(0, 60),
+    min_frequency=st.integers(0, 3),
+    max_token_length=st.one_of(st.none(), st.integers(1, 9)),
+    special_tokens=st.lists(st.sampled_from(["<s>", "ab", "bab", "日", "  "]), unique=True),
+)
+def test_every_setting_means_what_it_means_there(
+    documents, wanted, min_frequency, max_token_length, special_tokens
+):
+    assert_learns_the_same(
+        documents,
+        256 + len(special_tokens) + wanted,
+        special_tokens=special_tokens,
+        min_frequency=min_frequency,
+        max_token_length=max_token_length,
+    )
+
+
+def test_a_special_token_can_be_a_side_of_a_merge(tmp_path):
+    documents = ["hello hello helloes helloes"]
+    peer, ours = assert_learns_the_same(documents, 280, special_tokens=["hello"], min_frequency=2)
+    write_byte_level(tmp_path, ours.vocabulary)
+    loaded = load_tokenizer(tmp_path)
+    for text in ["hellohelloes", "helloes hello"]:
+        assert loaded.encode(text).tolist() == peer.encode(text).ids
+    assert loaded.to_tokenizer_json() == ours.to_tokenizer_json()
+
+
+def test_the_folder_loads_everywhere_with_the_same_ids(tmp_path):
+    specials = ["<|endoftext|>", "<|im_start|>"]
+    peer, ours = assert_learns_the_same(SOURCE, 600, special_tokens=specials, min_frequency=2)
+    write_byte_level(tmp_path, ours.vocabulary)
+    files = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    auto = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.sha256 == ours.sha256
+    assert auto.eos_token_id == loaded.eos_id == ours.eos_id == 0
+    for text in [*random_texts(seed=4, count=50), "a<|im_start|>b<|endoftext|>", *SOURCE[:1]]:
+        ids = loaded.encode(text).tolist()
+        assert ids == ours.encode(text).tolist() == peer.encode(text).ids
+        assert ids == files.encode(text).ids == auto(text)["input_ids"]
+
+
+def test_a_byte_level_vocabulary_may_have_no_special_tokens(tmp_path):
+    _, ours = assert_learns_the_same(["aaaa"], 300, special_tokens=[], min_frequency=1)
+    write_byte_level(tmp_path, ours.vocabulary)
+    assert load_tokenizer(tmp_path).eos_id is None
+
+
+def test_the_order_of_documents_does_not_matter():
+    shuffled = random.Random(0).sample(SOURCE, len(SOURCE))
+    one, other = (train_byte_level_bpe(count_words(d), 500) for d in (SOURCE, shuffled))
+    assert one.sha256 == other.sha256
+
+
+@pytest.mark.parametrize(
+    ("size", "arguments", "message"),
+    [
+        (256, {}, "vocab_size=256 is not between 257 and 1000000"),
+        (2_000_000, {}, "vocab_size=2000000"),
+        (300, {"max_token_length": 0}, "max_token_length=0 is less than 1"),
+        (300, {"special_tokens": ["<s>", "<s>"]}, "'<s>' is given twice"),
+        (300, {"special_tokens": [""]}, "special token '' is not of one or more"),
+        (300, {"special_tokens": ["a\nb"]}, "is not of one or more printable characters"),
+        (300, {"special_tokens": ["\u0120"]}, "is the symbol of a byte"),
+    ],
+)
+def test_what_cannot_be_a_byte_level_vocabulary_is_refused(size, arguments, message):
+    with pytest.raises(UserError, match=message):
+        train_byte_level_bpe(count_words(["a"]), size, **arguments)
+
+
+def test_a_folder_with_another_tokenizer_is_refused(tmp_path):
+    (tmp_path / "vocab.json").write_text("{}")
+    tokenizer = train_byte_level_bpe(count_words(["a"]), 300)
+    with pytest.raises(UserError, match=r"vocab\.json: is of another tokenizer"):
+        write_byte_level(tmp_path, tokenizer.vocabulary)
+    assert not (tmp_path / "tokenizer.json").exists()
