@@ -20,7 +20,7 @@ from apr_jax.text.word_table import ABSENT, LONGEST, Text, WordTable
 
 _LOT = 1 << 23  # characters whose new words are merged together
 _PIECE = 1 << 17  # characters gone through at once
-_BITS = 20  # of the number of slots, of which half are used
+_BITS = 20  # of the least number of slots, of which half are used
 _LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
 _DIVIDER = chr(DIVIDER_POINT)
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
@@ -50,8 +50,9 @@ class BatchEncoder:
         # then inverted.
         self._rows = Rows(np.int32)
         self._rows.append(np.empty(0, np.int32), np.zeros(1, np.int64))
-        self._table = WordTable(_BITS, _NO_IDS)
-        self._room = (1 << _BITS - 1) - len(self._ids)
+        bits = max(_BITS, (3 * len(self._ids)).bit_length())
+        self._table = WordTable(bits, _NO_IDS)
+        self._room = (1 << bits - 1) - len(self._ids)
         octets, lengths = self._words
         kept = np.flatnonzero(lengths <= LONGEST)[::-1]  # of two with one slot the last gets it
         starts = (np.cumsum(lengths) - lengths)[kept]
