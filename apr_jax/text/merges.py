@@ -97,14 +97,16 @@ class Merges:
     def _merge_one_by_one(
         self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, which: np.ndarray
     ) -> None:
-        """Merge these sequences in place, each from a heap of its pairs."""
+        """Merge these sequences in place."""
         for number in which.tolist():
             start = int(starts[number])
-            merged = self._merge_one(ids[start : start + int(lengths[number])].tolist())
+            merged = self.merge_one(ids[start : start + int(lengths[number])].tolist())
             lengths[number] = len(merged)
             ids[start : start + len(merged)] = merged
 
-    def _merge_one(self, ids: list[int]) -> list[int]:
+    def merge_one(self, ids: list[int]) -> list[int]:
+        """What is left of one sequence, from a heap of its pairs: quickest for a few of them."""
+        ids = [*ids]
         end = len(ids)  # whose neighbours are itself; its id is in no pair
         ids.append(GAP)
         following = [*range(1, end + 1), end]
@@ -123,11 +125,15 @@ class Merges:
                 continue  # one of the two has been merged since
             after = following[cell] = following[dead]
             previous[after] = cell
-            ids[cell], ids[dead] = int(self.result[rank]), GAP
+            ids[cell], ids[dead] = self._results[rank], GAP
             for left, right in ((previous[cell], cell), (cell, after)):
                 if (ids[left], ids[right]) in ranks:
                     heapq.heappush(heap, (ranks[ids[left], ids[right]], left))
         return [id_ for id_ in ids if id_ != GAP]
+
+    @functools.cached_property
+    def _results(self) -> list[int]:
+        return self.result.tolist()
 
     @functools.cached_property
     def _ranks(self) -> dict[tuple[int, int], int]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from apr_jax.errors import UserError
-from apr_jax.text import reference
 from apr_jax.text.batch_encoder import BatchEncoder
 from apr_jax.text.characters import nfc
 from apr_jax.text.merges import Merges
@@ -21,7 +20,6 @@ from apr_jax.text.vocabulary import Normalization, Vocabulary
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
 _KNOWN_WORDS = 1 << 16  # words in the dictionary; beyond this all are forgotten
 _KNOWN_CHARACTERS = 64  # longer words hardly ever come again
-_SHORT_WORD = 64  # bytes; what has more is merged quicker by arrays, even alone
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
 
 
@@ -202,9 +200,7 @@ class Tokenizer:
         """The ids of one word."""
         if (id_ := self._whole_words.get(word)) is not None:
             return [id_]
-        if len(word) <= _SHORT_WORD:
-            return reference.merge([self._byte_list[octet] for octet in word], self._ranks)
-        return self._merge(np.frombuffer(word, np.uint8), np.array([len(word)]))[0].tolist()
+        return self._merges.merge_one([self._byte_list[octet] for octet in word])
 
     def _encode_words(
         self, octets: np.ndarray, lengths: np.ndarray
@@ -266,11 +262,6 @@ class Tokenizer:
         first = ids[np.cumsum(counts) - counts]
         is_whole = (counts == 1) & (first == np.array([*tokens.values()], np.int32))
         return dict(itertools.compress(tokens.items(), is_whole.tolist()))
-
-    @functools.cached_property
-    def _ranks(self) -> dict[tuple[int, int], tuple[int, int]]:
-        rows = self.vocabulary.merges_M3.tolist()
-        return {(left, right): (rank, result) for rank, (left, right, result) in enumerate(rows)}
 
 
 def _insert(ids: np.ndarray, at: np.ndarray, added: Sequence[int]) -> np.ndarray:
