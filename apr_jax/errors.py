@@ -9,8 +9,13 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(map(_printable, message)))
+        super().__init__(message if message.isprintable() else "".join(map(_printable, message)))
 
 
 def _printable(character: str) -> str:
     return character if character.isprintable() else repr(character)[1:-1]
+
+
+def short(text: str) -> str:
+    """`text` for a message, cut at 80 characters: what a file holds can be of any length."""
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -5,6 +5,7 @@ the table here are translated: another one would tokenise, and wrongly.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from gguf import TokenType
 
 from apr_jax.codec.errors import TokenizerLeftOut
+from apr_jax.errors import short
 
 _Path = str | os.PathLike[str]
 
@@ -20,29 +22,54 @@ _Path = str | os.PathLike[str]
 class _Rule:
     """What the name of a pre-tokeniser stands for in tokenizer.json."""
 
-    pattern: str
+    steps: tuple[dict[str, Any], ...]
     normalizer: dict[str, str] | None = None
     ignore_merges: bool = False
 
 
-_RULES = {
-    "qwen2": _Rule(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-        normalizer={"type": "NFC"},
-    ),
-    "llama-bpe": _Rule(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ignore_merges=True,
-    ),
-}
+def _split(pattern: str) -> dict[str, Any]:
+    return {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+
 _BYTE_LEVEL = {
     "type": "ByteLevel",
     "add_prefix_space": False,
     "trim_offsets": False,
     "use_regex": False,
 }
+_BYTE_LEVEL_WORDS = _BYTE_LEVEL | {"use_regex": True}  # by GPT-2's expression
+
+_RULES = {
+    "qwen2": _Rule(
+        (
+            _split(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+                r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            ),
+            _BYTE_LEVEL,
+        ),
+        normalizer={"type": "NFC"},
+    ),
+    "llama-bpe": _Rule(
+        (
+            _split(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+                r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            ),
+            _BYTE_LEVEL,
+        ),
+        ignore_merges=True,
+    ),
+    "smollm": _Rule(({"type": "Digits", "individual_digits": True}, _BYTE_LEVEL_WORDS)),
+    "gpt-2": _Rule((_BYTE_LEVEL_WORDS,)),
+}
+_DEFAULTS = {"add_prefix_space": True, "use_regex": True, "individual_digits": False}
+"""What tokenizer.json may leave out."""
 _ADDED = (TokenType.CONTROL, TokenType.USER_DEFINED)
 
 
@@ -79,8 +106,8 @@ class Bpe:
         if not isinstance(rule, str) or rule not in _RULES:
             raise TokenizerLeftOut(
                 path,
-                f"pre-tokeniser is {rule!r}, known are {', '.join(_RULES)}: take the tokenizer "
-                "files from the model's source",
+                f"pre-tokeniser is {short(repr(rule))}, known are {', '.join(_RULES)}: take the "
+                "tokenizer files from the model's source",
             )
         tokens, types, merges = (keys.get(key, ()) for key in ("tokens", "token_type", "merges"))
         if not (_all(tokens, str) and _all(types, int) and _all(merges, str)):
@@ -102,6 +129,15 @@ class Bpe:
         }
 
     @classmethod
+    def from_file(cls, data: bytes, rows: int, path: _Path) -> "Bpe":
+        """Read the bytes of a tokenizer.json, as `from_json` does its content."""
+        try:
+            root = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise TokenizerLeftOut(path, f"tokenizer.json is not JSON ({error})") from error
+        return cls.from_json(root, rows, path)
+
+    @classmethod
     def from_json(cls, root: Any, rows: int, path: _Path) -> "Bpe":
         """Read a tokenizer.json for a model with so many rows; ids that it leaves free are unused.
 
@@ -120,9 +156,10 @@ class Bpe:
             merges = [" ".join(_sides(merge, path)) for merge in model["merges"]]
             first = _first_special(root, {token: id_ for id_, token in names.items()}, path)
             sound = all(type(id_) is int and 0 <= id_ < rows for id_ in names)
-        except (AttributeError, KeyError, TypeError) as error:
+            "".join([*names.values(), *merges]).encode()  # halves of surrogate pairs are no text
+        except (AttributeError, KeyError, TypeError, UnicodeEncodeError) as error:
             raise TokenizerLeftOut(
-                path, f"is not a byte-level BPE tokenizer ({error!r})"
+                path, f"is not a byte-level BPE tokenizer ({short(repr(error))})"
             ) from error
         if not sound:
             raise TokenizerLeftOut(path, f"has ids outside of the model's {rows} rows")
@@ -144,14 +181,9 @@ class Bpe:
         merges = [_sides(merge, path) for merge in self.merges]
         for left, right in merges:
             if not {left, right, left + right} <= ids.keys():
-                raise TokenizerLeftOut(path, f"merge {left!r} {right!r} is not one of its tokens")
+                merge = short(f"{left!r} {right!r}")
+                raise TokenizerLeftOut(path, f"merge {merge} is not one of its tokens")
         rule = _RULES[self.rule]
-        split = {
-            "type": "Split",
-            "pattern": {"Regex": rule.pattern},
-            "behavior": "Isolated",
-            "invert": False,
-        }
         return {
             "version": "1.0",
             "truncation": None,
@@ -170,7 +202,7 @@ class Bpe:
                 if kind in _ADDED
             ],
             "normalizer": rule.normalizer,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, _BYTE_LEVEL]},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(rule.steps)},
             "post_processor": self._post_processor(path),
             "decoder": _BYTE_LEVEL,
             "model": {
@@ -191,7 +223,8 @@ class Bpe:
         ids: dict[str, int] = {}
         for id_, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True)):
             if kind == TokenType.NORMAL and ids.setdefault(token, id_) != id_:
-                raise TokenizerLeftOut(path, f"token {token!r} has ids {ids[token]} and {id_}")
+                name = short(repr(token))
+                raise TokenizerLeftOut(path, f"token {name} has ids {ids[token]} and {id_}")
         return ids
 
     def _post_processor(self, path: _Path) -> dict[str, Any]:
@@ -219,24 +252,29 @@ def _all(values: Any, kind: type) -> bool:
 def _sides(merge: Any, path: _Path) -> list[str]:
     sides = merge.split(" ") if isinstance(merge, str) else merge
     if not _all(sides, str) or len(sides) != 2 or not all(sides) or " " in "".join(sides):
-        raise TokenizerLeftOut(path, f"merge {merge!r} is not two tokens")
+        raise TokenizerLeftOut(path, f"merge {short(repr(merge))} is not two tokens")
     return sides
 
 
 def _rule(root: Mapping[str, Any], path: _Path) -> str:
     """The name of what the file spells out."""
-    steps = root["pre_tokenizer"].get("pretokenizers") or []
+    node = root["pre_tokenizer"]
+    steps = node["pretokenizers"] if node.get("type") == "Sequence" else [node]
+    found = [_spelt_out(step) for step in steps]
     normalizer, ignores = root.get("normalizer"), bool(root["model"].get("ignore_merges"))
     for name, rule in _RULES.items():
         if (
             root["model"]["type"] == "BPE"
-            and [step.get("type") for step in steps] == ["Split", "ByteLevel"]
-            and steps[0].get("pattern") == {"Regex": rule.pattern}
-            and not any(steps[1].get(key, True) for key in ("add_prefix_space", "use_regex"))
+            and found == [_spelt_out(step) for step in rule.steps]
             and (normalizer, ignores) == (rule.normalizer, rule.ignore_merges)
         ):
             return name
     raise TokenizerLeftOut(path, f"cuts text by a rule that is none of {', '.join(_RULES)}")
+
+
+def _spelt_out(step: Mapping[str, Any]) -> dict[str, Any]:
+    """A step without what does not decide where it cuts."""
+    return {**_DEFAULTS, **step, "trim_offsets": None}
 
 
 def _first_special(root: Mapping[str, Any], ids: Mapping[str, int], path: _Path) -> int | None:
