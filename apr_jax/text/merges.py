@@ -17,6 +17,7 @@ from apr_jax.text.ragged import spans
 
 NONE = np.iinfo(np.int32).max  # the rank of a pair that is no merge
 _SHORT = 128  # ids; longer sequences take the chain
+_FEW = 40  # ids; beyond this a heap finds the lowest pair quicker than a list
 _CELLS = 1 << 16  # of short sequences merged side by side, so that they stay in the cache
 
 _PLAIN = 512  # of the ids that no merge makes, those that `_CertainPairs` looks at
@@ -105,8 +106,23 @@ class Merges:
             ids[start : start + len(merged)] = merged
 
     def merge_one(self, ids: list[int]) -> list[int]:
-        """What is left of one sequence, from a heap of its pairs: quickest for a few of them."""
+        """What is left of one sequence: the quickest way for a few of them."""
         ids = [*ids]
+        return self._merge_from_heap(ids) if len(ids) > _FEW else self._merge_from_list(ids)
+
+    def _merge_from_list(self, ids: list[int]) -> list[int]:
+        rank_of = self._ranks.get
+        ranks = [rank_of(pair, NONE) for pair in itertools.pairwise(ids)]
+        while ranks and (rank := min(ranks)) != NONE:
+            at = ranks.index(rank)
+            ids[at : at + 2] = [self._results[rank]]
+            del ranks[at]
+            for left in (at - 1, at):
+                if 0 <= left < len(ranks):
+                    ranks[left] = rank_of((ids[left], ids[left + 1]), NONE)
+        return ids
+
+    def _merge_from_heap(self, ids: list[int]) -> list[int]:
         end = len(ids)  # whose neighbours are itself; its id is in no pair
         ids.append(GAP)
         following = [*range(1, end + 1), end]
