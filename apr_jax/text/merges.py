@@ -17,6 +17,7 @@ from apr_jax.text.ragged import spans
 
 NONE = np.iinfo(np.int32).max  # the rank of a pair that is no merge
 _SHORT = 128  # ids; longer sequences take the chain
+_FEW = 40  # ids; beyond this a heap finds the lowest pair quicker than a list
 _CELLS = 1 << 16  # of short sequences merged side by side, so that they stay in the cache
 
 _PLAIN = 512  # of the ids that no merge makes, those that `_CertainPairs` looks at
@@ -97,14 +98,31 @@ class Merges:
     def _merge_one_by_one(
         self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, which: np.ndarray
     ) -> None:
-        """Merge these sequences in place, each from a heap of its pairs."""
+        """Merge these sequences in place."""
         for number in which.tolist():
             start = int(starts[number])
-            merged = self._merge_one(ids[start : start + int(lengths[number])].tolist())
+            merged = self.merge_one(ids[start : start + int(lengths[number])].tolist())
             lengths[number] = len(merged)
             ids[start : start + len(merged)] = merged
 
-    def _merge_one(self, ids: list[int]) -> list[int]:
+    def merge_one(self, ids: list[int]) -> list[int]:
+        """What is left of one sequence: the quickest way for a few of them."""
+        ids = [*ids]
+        return self._merge_from_heap(ids) if len(ids) > _FEW else self._merge_from_list(ids)
+
+    def _merge_from_list(self, ids: list[int]) -> list[int]:
+        rank_of = self._ranks.get
+        ranks = [rank_of(pair, NONE) for pair in itertools.pairwise(ids)]
+        while ranks and (rank := min(ranks)) != NONE:
+            at = ranks.index(rank)
+            ids[at : at + 2] = [self._results[rank]]
+            del ranks[at]
+            for left in (at - 1, at):
+                if 0 <= left < len(ranks):
+                    ranks[left] = rank_of((ids[left], ids[left + 1]), NONE)
+        return ids
+
+    def _merge_from_heap(self, ids: list[int]) -> list[int]:
         end = len(ids)  # whose neighbours are itself; its id is in no pair
         ids.append(GAP)
         following = [*range(1, end + 1), end]
@@ -123,11 +141,15 @@ class Merges:
                 continue  # one of the two has been merged since
             after = following[cell] = following[dead]
             previous[after] = cell
-            ids[cell], ids[dead] = int(self.result[rank]), GAP
+            ids[cell], ids[dead] = self._results[rank], GAP
             for left, right in ((previous[cell], cell), (cell, after)):
                 if (ids[left], ids[right]) in ranks:
                     heapq.heappush(heap, (ranks[ids[left], ids[right]], left))
         return [id_ for id_ in ids if id_ != GAP]
+
+    @functools.cached_property
+    def _results(self) -> list[int]:
+        return self.result.tolist()
 
     @functools.cached_property
     def _ranks(self) -> dict[tuple[int, int], int]:

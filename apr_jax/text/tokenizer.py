@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from apr_jax.errors import UserError
-from apr_jax.text import reference
 from apr_jax.text.batch_encoder import BatchEncoder
 from apr_jax.text.characters import nfc
 from apr_jax.text.merges import Merges
@@ -21,7 +20,6 @@ from apr_jax.text.vocabulary import Normalization, Vocabulary
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
 _KNOWN_WORDS = 1 << 16  # words in the dictionary; beyond this all are forgotten
 _KNOWN_CHARACTERS = 64  # longer words hardly ever come again
-_SHORT_WORD = 64  # bytes; what has more is merged quicker by arrays, even alone
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
 
 
@@ -52,6 +50,7 @@ class Tokenizer:
         self.sha256 = vocabulary.sha256()
         self._merges = Merges(*vocabulary.merges_M3.T)
         self._byte_ids = vocabulary.byte_ids()
+        self._byte_list = self._byte_ids.tolist()
         self._texts = [b""] * self.vocab_size
         for id_, text in vocabulary.tokens.items():
             self._texts[id_] = text
@@ -93,10 +92,10 @@ class Tokenizer:
         Raises:
           TextError: a text holds a lone surrogate, which is no Unicode text.
         """
-        is_small = self._rule is not None and sum(map(len, texts)) < _SMALL
-        encode = self._encode_few if is_small else self._encode_many
+        if self._rule is not None and sum(map(len, texts)) < _SMALL:
+            return self._encode_few(texts)
         if self._added is None:
-            ids, lengths = encode([self._plain(text) for text in texts])
+            ids, lengths = self._encode_many([self._plain(text) for text in texts])
             return ids, np.concatenate([[0], np.cumsum(lengths)])
         parts: list[str] = []  # what lies between added tokens
         added: list[int] = []  # their ids
@@ -110,7 +109,7 @@ class Tokenizer:
                 parts_before.append(len(parts))
             parts.append(self._plain(found[-1]))
             counts.append((len(parts), len(added)))
-        ids, lengths = encode(parts)
+        ids, lengths = self._encode_many(parts)
         ends = np.concatenate([[0], np.cumsum(lengths)])
         part_counts, added_counts = np.array(counts).T
         return _insert(ids, ends[parts_before], added), ends[part_counts] + added_counts
@@ -170,23 +169,31 @@ class Tokenizer:
             return " " + part
         return part
 
-    def _encode_few(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of all parts and how many each has, word by word from a dictionary."""
+    def _encode_few(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `encode_flat`, word by word from a dictionary."""
         assert self._rule is not None
         if len(self._known) > _KNOWN_WORDS:
             self._known = {}
-        words = [self._rule.split(part) for part in parts]
-        known = self._known
-        new: dict[str, list[int]] = {}
-        for word in {word for part in words for word in part if word not in known}:
-            kept = known if len(word) <= _KNOWN_CHARACTERS else new
-            kept[word] = self._encode_word(word.encode())
-        encoded = [[id_ for w in part for id_ in known.get(w) or new[w]] for part in words]
-        ids = np.array([id_ for part in encoded for id_ in part], np.int32)
-        return ids, np.array([len(part) for part in encoded], np.int64)
+        known, ids, offsets = self._known, [], [0]
+        for text in texts:
+            parts = [text] if self._added is None else self._added.split(text)
+            for number, part in enumerate(parts):
+                if number % 2:  # what the pattern matched
+                    ids.append(self._added_ids[part])
+                elif part:
+                    for word in self._rule.split(self._plain(part)):
+                        ids += known.get(word) or self._learn(word)
+            offsets.append(len(ids))
+        return np.array(ids, np.int32), np.array(offsets, np.int64)
+
+    def _learn(self, word: str) -> list[int]:
+        ids = self._encode_word(word.encode())
+        if len(word) <= _KNOWN_CHARACTERS:
+            self._known[word] = ids
+        return ids
 
     def _encode_many(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """As `_encode_few`, by arrays. Without a rule each part is one word."""
+        """The ids of all parts, and how many each has. Without a rule each part is one word."""
         if self._rule is not None:
             return self._batches.encode(parts)
         texts = [part.encode() for part in parts]
@@ -197,9 +204,7 @@ class Tokenizer:
         """The ids of one word."""
         if (id_ := self._whole_words.get(word)) is not None:
             return [id_]
-        if len(word) <= _SHORT_WORD:
-            return reference.merge(self._byte_ids[[*word]].tolist(), self._ranks)
-        return self._merge(np.frombuffer(word, np.uint8), np.array([len(word)]))[0].tolist()
+        return self._merges.merge_one([self._byte_list[octet] for octet in word])
 
     def _encode_words(
         self, octets: np.ndarray, lengths: np.ndarray
@@ -261,11 +266,6 @@ class Tokenizer:
         first = ids[np.cumsum(counts) - counts]
         is_whole = (counts == 1) & (first == np.array([*tokens.values()], np.int32))
         return dict(itertools.compress(tokens.items(), is_whole.tolist()))
-
-    @functools.cached_property
-    def _ranks(self) -> dict[tuple[int, int], tuple[int, int]]:
-        rows = self.vocabulary.merges_M3.tolist()
-        return {(left, right): (rank, result) for rank, (left, right, result) in enumerate(rows)}
 
 
 def lone_surrogate(text: str, at: int) -> TextError:
