@@ -1,0 +1,157 @@
+"""What the fused kernels share: the tile operations, and the two holes of interpret mode.
+
+Letters in shapes: B batch, T query, S key, N query heads, K key-value heads, H head size.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.sharding import AbstractDevice, AbstractMesh
+
+LOG2_E = math.log2(math.e)
+ROWS = 64  # of one warpgroup's matrix instruction
+TILE = plgpu.Layout.WGMMA
+ROW = TILE.reduce(1)
+COLUMN = TILE.reduce(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a kernel is compiled for, beside shapes and dtypes."""
+
+    causal: bool
+    packed: bool
+    scale: float
+    interpret: bool = False
+
+
+def smem(shape: tuple[int, ...], dtype: Any) -> Any:
+    """Shared memory that TMA fills and the matrix units read."""
+    transforms = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
+    return plgpu.SMEM(shape, dtype, transforms=transforms)
+
+
+def zeros(shape: tuple[int, ...], layout: Any) -> jax.Array:
+    """float32 zeros in registers."""
+    return plgpu.layout_cast(jnp.zeros(shape, jnp.float32), layout)
+
+
+def places(shape: tuple[int, int], axis: int, first: Any) -> jax.Array:
+    """first + index along `axis`, for every score of a tile."""
+    return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=TILE) + first
+
+
+def along(x: jax.Array, shape: tuple[int, int], axis: int) -> jax.Array:
+    """The vector `x` along `axis` of a tile."""
+    return lax.broadcast_in_dim(x, shape, [axis])
+
+
+def transposed(ref: Any) -> Any:
+    """The transposed view of a matrix in shared memory, in every version of JAX that is supported."""
+    return ref.transpose((1, 0)) if hasattr(ref, "transpose") else plgpu.transpose_ref(ref, (1, 0))
+
+
+class _Cell:
+    """Stands for a reference to a value in registers where the kernel is interpreted."""
+
+    def __init__(self, value: jax.Array):
+        self.value = value
+
+    def __getitem__(self, _: Any) -> jax.Array:
+        return self.value
+
+    def __setitem__(self, _: Any, value: jax.Array) -> None:
+        self.value = value
+
+
+def update(
+    body: Callable[..., None],
+    sums: tuple[jax.Array, ...],
+    others: tuple[jax.Array, ...],
+    interpret: bool,
+) -> tuple[jax.Array, ...]:
+    """Runs `body` on references to `sums`, which `accumulate` adds to, and `others`; new values.
+
+    Hole 1 of interpret mode: it has no `pl.run_state` over accumulators.
+    """
+    if interpret:
+        cells = [_Cell(x) for x in (*sums, *others)]
+        body(*cells)
+        return tuple(cell.value for cell in cells)
+    state = tuple(plgpu.ACC.init(x) for x in sums) + others
+    return pl.run_state(lambda refs: body(*refs))(state)
+
+
+def accumulate(sum_ref: Any, a: Any, b_ref: Any, interpret: bool) -> None:
+    """Starts sum += a @ b; b is in shared memory, a there or in registers.
+
+    Hole 2 of interpret mode: its `wgmma` takes no operand from registers.
+    """
+    if not interpret:
+        plgpu.wgmma(sum_ref, a, b_ref)
+        return
+    a, b = a[...], b_ref[...]
+    plgpu.commit_smem()  # orders the reads before TMA's next write, as a matrix instruction would
+    sum_ref[...] += jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+
+def finished(sum_ref: Any, running: int, interpret: bool) -> jax.Array:
+    """The sum, once no more than `running` products that were started later are under way."""
+    return sum_ref[...] if interpret else plgpu.wgmma_accumulator_load(sum_ref, wait_n=running)
+
+
+def product(a_ref: Any, b_ref: Any, interpret: bool) -> jax.Array:
+    """a @ b in float32, of two matrices in shared memory."""
+    shape = (a_ref.shape[0], b_ref.shape[1])
+    if interpret:
+        return update(lambda s: accumulate(s, a_ref, b_ref, True), (zeros(shape, TILE),), (), True)[
+            0
+        ]
+
+    def body(sum_ref: Any) -> jax.Array:
+        plgpu.wgmma(sum_ref, a_ref, b_ref)
+        return sum_ref[...]
+
+    return pl.run_scoped(body, plgpu.ACC(shape, jnp.float32))
+
+
+def registers(warpgroups: int) -> int:
+    """A thread's registers in a warpgroup that computes, beside one that needs only 24."""
+    return min(240, (512 - 24) // warpgroups // 8 * 8)
+
+
+def whole_blocks(x_BT: jax.Array | None, size: int) -> jax.Array | None:
+    """`x` with its last value repeated until `size` divides its length."""
+    if x_BT is None:
+        return None
+    return jnp.pad(x_BT, ((0, 0), (0, -x_BT.shape[1] % size)), mode="edge")
+
+
+def extremes(x_BT: jax.Array | None, size: int) -> tuple[jax.Array | None, jax.Array | None]:
+    """The smallest and the largest `x` of every block of `size`."""
+    if x_BT is None:
+        return None, None
+    x_BIT = x_BT.reshape(x_BT.shape[0], -1, size)
+    return x_BIT.min(axis=-1), x_BIT.max(axis=-1)
+
+
+@contextlib.contextmanager
+def interpreted(interpret: bool) -> Iterator[None]:
+    """Runs the kernels called inside on a CPU, watched for races."""
+    if not interpret:
+        yield
+        return
+    hopper = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", platform="gpu", num_cores=132)
+    with (
+        jax.sharding.use_abstract_mesh(AbstractMesh((), (), abstract_device=hopper)),
+        plgpu.force_gpu_interpret_mode(plgpu.InterpretGPUParams(detect_races=True)),
+    ):
+        yield
