@@ -25,7 +25,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from kernels.attention import tiles
+from kernels.attention import spans, tiles
 from kernels.attention.tiles import LOG2_E, ROW, ROWS, TILE, Problem
 
 
@@ -84,16 +84,16 @@ def forward(
         kernel_name="attention_forward",
         compiler_params=plgpu.CompilerParams(approx_math=True),
     )
-    start_BT = tiles.whole_blocks(start_BT, sizes.queries)
-    low_BI, high_BI = tiles.extremes(start_BT, sizes.queries)
+    start_BT = spans.whole_blocks(start_BT, sizes.queries)
+    low_BI, high_BI = spans.extremes(start_BT, sizes.queries)
     with tiles.interpreted(problem.interpret):
         return kernel(q_BTNH, k_BSKH, v_BSKH, start_BT, low_BI, high_BI)
 
 
 def _block(
     q_ref: Any,
-    k_ref: Any,
-    v_ref: Any,
+    k_all: Any,
+    v_all: Any,
     start_ref: Any,
     low_ref: Any,
     high_ref: Any,
@@ -108,32 +108,28 @@ def _block(
     block = lax.axis_size("block") - 1 - lax.axis_index("block")
     batch, head = lax.axis_index("batch"), lax.axis_index("head")
     warpgroup = lax.axis_index("warpgroup")
-    first, stop = 0, pl.cdiv(k_ref.shape[1], sizes.keys)
-    if problem.causal:
-        stop = lax.min(stop, pl.cdiv((block + 1) * sizes.queries, sizes.keys))
-    if start_ref is not None:
-        first = lax.div(low_ref[batch, block], sizes.keys)
+    base, length = block * sizes.queries, k_all.shape[1]
+    low, high = (None if x is None else x[batch, block] for x in (low_ref, high_ref))
+    first, stop = spans.keys_seen(base, sizes.queries, sizes.keys, length, problem, low)
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
         plgpu.set_max_registers(24, action="decrease")
-        rows = pl.ds(block * sizes.queries, sizes.queries)
+        rows = pl.ds(base, sizes.queries)
         plgpu.copy_gmem_to_smem(q_ref.at[batch, rows, head], shared["q_smem"], shared["q_full"])
-        kv_head = lax.div(head, q_ref.shape[2] // k_ref.shape[2])
-        _bring_keys(k_ref.at[batch, :, kv_head], v_ref.at[batch, :, kv_head], first, stop, shared)
+        kv_head = lax.div(head, q_ref.shape[2] // k_all.shape[2])
+        k_ref, v_ref = k_all.at[batch, :, kv_head], v_all.at[batch, :, kv_head]
+        tiles.bring_keys(k_ref, v_ref, first, stop, shared)
 
     @pl.when(warpgroup < sizes.warpgroups)
     def _compute() -> None:
         plgpu.set_max_registers(tiles.registers(sizes.warpgroups), action="increase")
-        row = block * sizes.queries + warpgroup * ROWS
-        start, high = None, first * sizes.keys
-        if start_ref is not None:
-            start = plgpu.load(start_ref.at[batch, pl.ds(row, ROWS)], layout=ROW, optimized=False)
-            high = high_ref[batch, block]
+        row = base + warpgroup * ROWS
+        start = None if start_ref is None else tiles.load_rows(start_ref, (batch,), row)
         own = pl.ds(warpgroup * ROWS, ROWS)
         mine = shared | {"q_smem": shared["q_smem"].at[own], "lse_smem": shared["lse_smem"].at[own]}
         queries = _Queries(
-            row=row, start=start, high=high, first=first, stop=stop, length=k_ref.shape[1],
+            row=row, start=start, high=high, first=first, stop=stop, length=length,
             warpgroup=warpgroup, problem=problem, sizes=sizes, **mine,
         )  # fmt: skip
         out, lse = queries.attend()
@@ -144,28 +140,6 @@ def _block(
             out_ref.at[batch, pl.ds(row, ROWS), head],
             lse_ref.at[batch, head, pl.ds(row, ROWS)],
         )
-
-
-def _bring_keys(k_ref: Any, v_ref: Any, first: Any, stop: Any, shared: dict[str, Any]) -> None:
-    """Brings the tiles of keys and values, the last one first, each into the slot freed before."""
-    pairs = [
-        (ref, shared[f"{name}_smem"], shared[f"{name}_full"], shared[f"{name}_empty"])
-        for ref, name in ((k_ref, "k"), (v_ref, "v"))
-    ]
-    stages, keys = pairs[0][1].shape[:2]
-
-    @pl.loop(0, stop - first)
-    def _bring(step: jax.Array) -> None:
-        slot = lax.rem(step, stages)
-        for ref, smem, full, empty in pairs:
-            pl.when(step >= stages)(lambda empty=empty: plgpu.barrier_wait(empty.at[slot]))
-            tile = pl.ds((stop - 1 - step) * keys, keys)
-            plgpu.copy_gmem_to_smem(ref.at[tile], smem.at[slot], full.at[slot])
-
-    @pl.loop(lax.max(stop - first - stages, 0), stop - first)
-    def _drain(step: jax.Array) -> None:
-        for *_, empty in pairs:
-            plgpu.barrier_wait(empty.at[lax.rem(step, stages)])
 
 
 def _store(
@@ -186,7 +160,7 @@ class _Queries:
 
     row: Any  # place of the first query
     start: Any  # per query, the first key of its document; None without documents
-    high: Any  # the largest of the block's `start`: from there on no document hides a key
+    high: Any  # the last of the block's `start`: from there on no document hides a key
     first: Any
     stop: Any
     length: int  # S
@@ -209,24 +183,15 @@ class _Queries:
         plgpu.barrier_wait(self.q_full)
         pl.when(self.warpgroup == self.sizes.warpgroups - 1)(self._pass_turn)
         carry = self._first_step()
-        count = self.stop - self.first
-        diagonal, plain = self._step_kinds(count)
-        carry = lax.fori_loop(1, diagonal, functools.partial(self._step, masked=True), carry)
+        diagonal, plain, count = spans.step_kinds(
+            self.row, self.first, self.stop, self.sizes.keys, self.problem, self.high
+        )
+        masked = functools.partial(self._step, masked=True)
+        carry = lax.fori_loop(1, diagonal, masked, carry)
         carry = lax.fori_loop(diagonal, plain, functools.partial(self._step, masked=False), carry)
-        if self.problem.packed:
-            carry = lax.fori_loop(plain, count, functools.partial(self._step, masked=True), carry)
+        if self.high is not None:
+            carry = lax.fori_loop(plain, count, masked, carry)
         return self._finish(count, *carry)
-
-    def _step_kinds(self, count: Any) -> tuple[Any, Any]:
-        """Steps [1, diagonal) and [plain, count) need a mask, those between none."""
-        keys = self.sizes.keys
-        if not self.problem.causal:
-            return 1, count
-        diagonal = lax.min(lax.max(self.stop - lax.div(self.row + 1, keys), 1), count)
-        if self.start is None:
-            return diagonal, count
-        plain = self.stop - lax.div(self.high + keys - 1, keys)
-        return diagonal, lax.min(lax.max(plain, diagonal), count)
 
     def _first_step(self) -> tuple[jax.Array, ...]:
         plgpu.barrier_wait(self.k_full.at[0])
@@ -235,13 +200,14 @@ class _Queries:
         self._pass_turn()
         plgpu.barrier_arrive(self.k_empty.at[0])
         m = plgpu.layout_cast(jnp.full((ROWS,), -jnp.inf, jnp.float32), ROW)
-        p, m, l = self._soften(self._mask(s, 0), m, tiles.zeros((ROWS,), ROW), True)
-        return tiles.zeros((ROWS, self.v_smem.shape[-1]), TILE), m, l, p.astype(self.v_smem.dtype)
+        p, m, total = self._soften(self._mask(s, 0), m, tiles.zeros((ROWS,), ROW), True)
+        o = tiles.zeros((ROWS, self.v_smem.shape[-1]), TILE)
+        return o, m, total, p.astype(self.v_smem.dtype)
 
     def _step(self, step: Any, carry: tuple[jax.Array, ...], masked: bool) -> tuple[jax.Array, ...]:
         """Adds the values of the tile before, while it weighs the keys of this one."""
         slot, before = lax.rem(step, self.sizes.stages), lax.rem(step - 1, self.sizes.stages)
-        o, m, l, p = carry
+        o, m, total, p = carry
         interpret = self.problem.interpret
 
         def body(s_ref: Any, o_ref: Any, m_ref: Any, l_ref: Any, p_ref: Any) -> None:
@@ -252,22 +218,22 @@ class _Queries:
             s = tiles.finished(s_ref, 1, interpret)
             plgpu.barrier_arrive(self.k_empty.at[slot])
             s = self._mask(s, step) if masked else s
-            p_ref[...], m_ref[...], l_ref[...] = self._soften(s, m, l, masked)
+            p_ref[...], m_ref[...], l_ref[...] = self._soften(s, m, total, masked)
 
         # All waiting is over before the first product starts: between products it would stop them.
         plgpu.barrier_wait(self.v_full.at[before])
         plgpu.barrier_wait(self.k_full.at[slot])
         self._wait_turn()
         s = tiles.zeros((ROWS, self.sizes.keys), TILE)
-        _, o, m_new, l, p = tiles.update(body, (s, o), (m, l, s), interpret)
+        _, o, m_new, total, p = tiles.update(body, (s, o), (m, total, s), interpret)
         # Rounded only now: the registers of the last tile's weights were in use until here.
         p = lax.optimization_barrier(p).astype(self.v_smem.dtype)
         plgpu.barrier_arrive(self.v_empty.at[before])
         top = jnp.where(m_new == -jnp.inf, 0.0, m_new) if masked else m_new
-        return o * tiles.along(jnp.exp2(m - top), o.shape, 0), m_new, l, p
+        return o * tiles.along(jnp.exp2(m - top), o.shape, 0), m_new, total, p
 
     def _finish(
-        self, count: Any, o: jax.Array, m: jax.Array, l: jax.Array, p: jax.Array
+        self, count: Any, o: jax.Array, m: jax.Array, total: jax.Array, p: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         slot = lax.rem(count - 1, self.sizes.stages)
         plgpu.barrier_wait(self.v_full.at[slot])
@@ -279,24 +245,14 @@ class _Queries:
         )  # fmt: skip
         plgpu.barrier_arrive(self.v_empty.at[slot])
         pl.when(self.warpgroup == 0)(self._wait_turn)
-        return o * tiles.along(1 / l, o.shape, 0), m + jnp.log(l) * LOG2_E
+        return o * tiles.along(1 / total, o.shape, 0), m + jnp.log(total) * LOG2_E
 
     def _mask(self, s: jax.Array, step: Any) -> jax.Array:
-        """Hides the keys after the query, before its document, and past the end."""
         first = (self.stop - 1 - step) * self.sizes.keys
-        key = tiles.places(s.shape, 1, first)
-        seen = None
-        if self.problem.causal:
-            seen = key <= tiles.places(s.shape, 0, self.row)
-        if self.start is not None:
-            seen &= key >= tiles.along(self.start, s.shape, 0)
-        if self.length % self.sizes.keys:
-            inside = key < self.length
-            seen = inside if seen is None else seen & inside
-        return s if seen is None else jnp.where(seen, s, -jnp.inf)
+        return tiles.hide(s, self.row, first, self.problem, self.start, self.length)
 
     def _soften(
-        self, s: jax.Array, m: jax.Array, l: jax.Array, masked: bool
+        self, s: jax.Array, m: jax.Array, total: jax.Array, masked: bool
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Weights of the tile, new maximum (scaled, base 2) and new sum of a row."""
         factor = self.problem.scale * LOG2_E
@@ -304,7 +260,7 @@ class _Queries:
         # A row that sees none of the keys so far has no maximum yet: -inf - -inf would be NaN.
         top = jnp.where(m_new == -jnp.inf, 0.0, m_new) if masked else m_new
         p = jnp.exp2(s * factor - tiles.along(top, s.shape, 0))
-        return p, m_new, l * jnp.exp2(m - top) + p.sum(axis=1)
+        return p, m_new, total * jnp.exp2(m - top) + p.sum(axis=1)
 
     def _wait_turn(self) -> None:
         if self.sizes.turns:

@@ -5,6 +5,7 @@ Letters in shapes: B batch, T query, S key, N query heads, K key-value heads, H 
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,8 +56,34 @@ def along(x: jax.Array, shape: tuple[int, int], axis: int) -> jax.Array:
 
 
 def transposed(ref: Any) -> Any:
-    """The transposed view of a matrix in shared memory, in every version of JAX that is supported."""
+    """The transposed view of a matrix in shared memory (the method is new in JAX 0.12)."""
     return ref.transpose((1, 0)) if hasattr(ref, "transpose") else plgpu.transpose_ref(ref, (1, 0))
+
+
+def hide(
+    s: jax.Array,
+    query: Any,
+    key: Any,
+    problem: Problem,
+    start: jax.Array | None,
+    length: int,
+    query_axis: int = 0,
+) -> jax.Array:
+    """Scores with -inf at keys after the query, before its document, and past the end.
+
+    `query` and `key` are the places of the tile's first ones, `start` is per query of the tile.
+    """
+    key_place = places(s.shape, 1 - query_axis, key)
+    conditions = []
+    if problem.causal:
+        conditions.append(key_place <= places(s.shape, query_axis, query))
+    if start is not None:
+        conditions.append(key_place >= along(start, s.shape, query_axis))
+    if length % s.shape[1 - query_axis]:
+        conditions.append(key_place < length)
+    if not conditions:
+        return s
+    return jnp.where(functools.reduce(jnp.logical_and, conditions), s, -jnp.inf)
 
 
 class _Cell:
@@ -128,19 +155,37 @@ def registers(warpgroups: int) -> int:
     return min(240, (512 - 24) // warpgroups // 8 * 8)
 
 
-def whole_blocks(x_BT: jax.Array | None, size: int) -> jax.Array | None:
-    """`x` with its last value repeated until `size` divides its length."""
-    if x_BT is None:
-        return None
-    return jnp.pad(x_BT, ((0, 0), (0, -x_BT.shape[1] % size)), mode="edge")
+def load_rows(ref: Any, batch: Any, first: Any) -> jax.Array:
+    """64 values of an array in device memory, one a row of a tile."""
+    return plgpu.load(ref.at[(*batch, pl.ds(first, ROWS))], layout=ROW, optimized=False)
 
 
-def extremes(x_BT: jax.Array | None, size: int) -> tuple[jax.Array | None, jax.Array | None]:
-    """The smallest and the largest `x` of every block of `size`."""
-    if x_BT is None:
-        return None, None
-    x_BIT = x_BT.reshape(x_BT.shape[0], -1, size)
-    return x_BIT.min(axis=-1), x_BIT.max(axis=-1)
+def bring_keys(k_ref: Any, v_ref: Any, first: Any, stop: Any, shared: dict[str, Any]) -> None:
+    """The memory warpgroup's work: tiles of keys and values from the last to the first."""
+    pairs = [
+        (ref, shared[f"{name}_smem"], shared[f"{name}_full"], shared[f"{name}_empty"])
+        for ref, name in ((k_ref, "k"), (v_ref, "v"))
+    ]
+    stages, keys = pairs[0][1].shape[:2]
+
+    @pl.loop(0, stop - first)
+    def _bring(step: jax.Array) -> None:
+        slot = lax.rem(step, stages)
+        for ref, smem, full, empty in pairs:
+            pl.when(step >= stages)(functools.partial(plgpu.barrier_wait, empty.at[slot]))
+            tile = pl.ds((stop - 1 - step) * keys, keys)
+            plgpu.copy_gmem_to_smem(ref.at[tile], smem.at[slot], full.at[slot])
+
+    drain([empty for *_, empty in pairs], stop - first, stages)
+
+
+def drain(barriers: list[Any], count: Any, stages: int) -> None:
+    """Waits until the last slots were used: no block may end with arrivals under way."""
+
+    @pl.loop(lax.max(count - stages, 0), count)
+    def _wait(step: jax.Array) -> None:
+        for barrier in barriers:
+            plgpu.barrier_wait(barrier.at[lax.rem(step, stages)])
 
 
 @contextlib.contextmanager
