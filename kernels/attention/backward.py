@@ -489,13 +489,15 @@ class _Keys:
         dk, dv, ds = carry
         interpret, dtype = self.problem.interpret, self.q_smem.dtype
         zero = tiles.zeros((ROWS, self.sizes.tile), TILE)
+        query = self.walk[step][1] * self.sizes.tile
 
         def scores(s_ref: Any, dk_ref: Any, p_ref: Any) -> None:
             q_smem = tiles.transposed(self.q_smem.at[slot])
             tiles.accumulate(s_ref, self.k_smem, q_smem, interpret)
             # Before the first step ds is 0, and so is what it adds.
             tiles.accumulate(dk_ref, ds, self.q_smem.at[before], interpret)
-            p_ref[...] = self._weights(tiles.finished(s_ref, 1, interpret), step, slot, masked)
+            s = tiles.finished(s_ref, 1, interpret)
+            p_ref[...] = self._weights(s, query if masked else None, slot)
 
         plgpu.barrier_wait(self.q_full.at[slot])
         _, dk, p = tiles.update(scores, (zero, dk), (zero,), interpret)
@@ -517,13 +519,12 @@ class _Keys:
         plgpu.barrier_arrive(self.do_empty.at[slot])
         return dk, dv, lax.optimization_barrier(ds).astype(dtype)
 
-    def _weights(self, s: jax.Array, step: Any, slot: Any, masked: bool) -> jax.Array:
-        if masked:
+    def _weights(self, s: jax.Array, query: Any, slot: Any) -> jax.Array:
+        """`query` is the place of the tile's first, None where every query sees every key."""
+        if query is not None:
             start = None
             if self.start_smem is not None:
                 start = plgpu.load(self.start_smem.at[slot], layout=COLUMN)
-            _, tile = self.walk[step]
-            query = tile * self.sizes.tile
             s = tiles.hide(s, query, self.row, self.problem, start, s.shape[0], query_axis=1)
         lse = plgpu.load(self.lse_smem.at[slot], layout=COLUMN)
         factor = self.problem.scale * LOG2_E
