@@ -8,7 +8,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from kernels.attention.fused import attention_pallas
 from kernels.attention.reference import attention_xla
+from kernels.attention.tuning import HEAD_SIZES
 
 IMPLEMENTATIONS = ("cudnn", "pallas", "xla")
 
@@ -33,7 +35,8 @@ def attention(
       causal: query t sees no key after its own place.
       q_offset: the place of the first query among the keys, for queries that continue a cache.
       scale: factor on the scores; None is 1/sqrt(H).
-      impl: "xla" runs everywhere; "cudnn" is fused, on CUDA GPUs in 16 bits, without packed rows.
+      impl: "xla" runs everywhere; "pallas" is fused, on Hopper GPUs in 16 bits, its gradient the
+        same bits every time; "cudnn" is fused, on CUDA GPUs in 16 bits, without packed rows.
 
     Returns:
       BTNH in the dtype of `q_BTNH`. The softmax is in float32.
@@ -48,9 +51,14 @@ def attention(
     _check_visibility(q_BTNH, segment_start_BT, causal, q_offset)
     scale = 1 / math.sqrt(q_BTNH.shape[-1]) if scale is None else scale
     if impl == "pallas":
-        raise NotImplementedError(
-            "impl='pallas': this version has no Pallas attention kernel yet; "
-            "use impl='cudnn' on a GPU in 16 bits, impl='xla' elsewhere"
+        _check_pallas(q_BTNH, q_offset, scale)
+        return attention_pallas(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            segment_start_BT=segment_start_BT,
+            causal=causal,
+            scale=scale,
         )
     if impl == "cudnn":
         _check_cudnn(q_BTNH, segment_start_BT, q_offset)
@@ -128,6 +136,28 @@ def _check_cudnn(
     else:
         return
     raise NotImplementedError(f"impl='cudnn' {reason}; use impl='xla'")
+
+
+def _check_pallas(q_BTNH: jax.Array, q_offset: int | jax.Array, scale: float) -> None:
+    H = q_BTNH.shape[-1]
+    if not on_hopper():
+        reason = f"needs a Hopper GPU (H100, H200), not {jax.devices()[0].device_kind!r}"
+    elif q_BTNH.dtype == jnp.float32:
+        reason = "computes in bfloat16 or float16, not in float32"
+    elif not _is_zero(q_offset):
+        reason = "counts queries from the first key, so it cannot continue a cache"
+    elif H > HEAD_SIZES[-1]:
+        reason = f"takes head sizes up to {HEAD_SIZES[-1]}, not {H}"
+    elif not scale > 0:
+        reason = f"takes a positive scale, not {scale}"
+    else:
+        return
+    raise NotImplementedError(f"impl='pallas' {reason}; use impl='xla'")
+
+
+def on_hopper() -> bool:
+    """Whether JAX computes on GPUs for which the Pallas kernels are written."""
+    return getattr(jax.devices()[0], "compute_capability", None) == "9.0"
 
 
 def _is_zero(q_offset: int | jax.Array) -> bool:

@@ -59,12 +59,13 @@ def backward(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of q, k and v; `lse_BNT` is the forward pass's, of any length from T on."""
     # In float32: its error is multiplied by every weight of the row.
-    delta_BNT = jnp.einsum("BTNH,BTNH->BNT", out_BTNH, do_BTNH, preferred_element_type=jnp.float32)
+    delta_BTN = jnp.sum(out_BTNH.astype(jnp.float32) * do_BTNH.astype(jnp.float32), axis=-1)
+    delta_BNT = delta_BTN.transpose(0, 2, 1)
     T = q_BTNH.shape[1]
     rows = (lse_BNT[:, :, :T], delta_BNT)
     with tiles.interpreted(problem.interpret):
-        dq_BTNH = _grad_q(q_BTNH, k_BSKH, v_BSKH, start_BT, do_BTNH, rows, problem, q_sizes)
-        dk_BSKH, dv_BSKH = _grad_kv(
+        dq_BTNH = grad_q(q_BTNH, k_BSKH, v_BSKH, start_BT, do_BTNH, rows, problem, q_sizes)
+        dk_BSKH, dv_BSKH = grad_kv(
             q_BTNH, k_BSKH, v_BSKH, start_BT, do_BTNH, rows, problem, kv_sizes
         )
     return dq_BTNH, dk_BSKH, dv_BSKH
@@ -75,7 +76,7 @@ def _padded(rows: tuple[jax.Array, jax.Array], size: int) -> list[jax.Array]:
     return [jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % size))) for x in rows]
 
 
-def _grad_q(
+def grad_q(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
@@ -138,9 +139,9 @@ def _query_block(
     block = lax.axis_size("block") - 1 - lax.axis_index("block")
     batch, head = lax.axis_index("batch"), lax.axis_index("head")
     warpgroup = lax.axis_index("warpgroup")
-    base, length = block * sizes.owned, k_all.shape[1]
+    base = block * sizes.owned
     low, high = (None if x is None else x[batch, block] for x in (low_ref, high_ref))
-    first, stop = spans.keys_seen(base, sizes.owned, sizes.tile, length, problem, low)
+    first, stop = spans.keys_seen(base, sizes.owned, sizes.tile, problem, low)
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
@@ -163,7 +164,7 @@ def _query_block(
             lse=tiles.load_rows(lse_ref, (batch, head), row),
             delta=tiles.load_rows(delta_ref, (batch, head), row),
             start=None if start_ref is None else tiles.load_rows(start_ref, (batch,), row),
-            high=high, first=first, stop=stop, length=length,
+            high=high, first=first, stop=stop,
             problem=problem, sizes=sizes, **mine,
         )  # fmt: skip
         dq = queries.gradient()
@@ -184,7 +185,6 @@ class _Queries:
     high: Any  # the last of the block's `start`
     first: Any
     stop: Any
-    length: int  # S
     problem: Problem
     sizes: BackwardSizes
     q_smem: Any
@@ -257,12 +257,12 @@ class _Queries:
     def _weights(self, s: jax.Array, step: Any, masked: bool) -> jax.Array:
         if masked:
             first = (self.stop - 1 - step) * self.sizes.tile
-            s = tiles.hide(s, self.row, first, self.problem, self.start, self.length)
+            s = tiles.hide(s, self.row, first, self.problem, self.start)
         factor = self.problem.scale * LOG2_E
         return jnp.exp2(s * factor - tiles.along(self.lse, s.shape, 0))
 
 
-def _grad_kv(
+def grad_kv(
     q_BTNH: jax.Array,
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
@@ -525,7 +525,7 @@ class _Keys:
             start = None
             if self.start_smem is not None:
                 start = plgpu.load(self.start_smem.at[slot], layout=COLUMN)
-            s = tiles.hide(s, query, self.row, self.problem, start, s.shape[0], query_axis=1)
+            s = tiles.hide(s, query, self.row, self.problem, start, query_axis=1)
         lse = plgpu.load(self.lse_smem.at[slot], layout=COLUMN)
         factor = self.problem.scale * LOG2_E
         return jnp.exp2(s * factor - tiles.along(lse, s.shape, 1))

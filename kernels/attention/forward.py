@@ -36,7 +36,6 @@ class ForwardSizes:
     keys: int = 128  # in one tile
     warpgroups: int = 2  # that compute
     stages: int = 2  # tiles of keys in flight
-    turns: bool = True  # warpgroups take turns at the matrix units
 
     @property
     def queries(self) -> int:
@@ -75,7 +74,6 @@ def forward(
             v_full=full,
             k_empty=empty,
             v_empty=empty,
-            turn=plgpu.Barrier(num_barriers=sizes.warpgroups),
         ),
         grid=(blocks, B, N),
         grid_names=("block", "batch", "head"),
@@ -108,9 +106,9 @@ def _block(
     block = lax.axis_size("block") - 1 - lax.axis_index("block")
     batch, head = lax.axis_index("batch"), lax.axis_index("head")
     warpgroup = lax.axis_index("warpgroup")
-    base, length = block * sizes.queries, k_all.shape[1]
+    base = block * sizes.queries
     low, high = (None if x is None else x[batch, block] for x in (low_ref, high_ref))
-    first, stop = spans.keys_seen(base, sizes.queries, sizes.keys, length, problem, low)
+    first, stop = spans.keys_seen(base, sizes.queries, sizes.keys, problem, low)
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
@@ -129,8 +127,8 @@ def _block(
         own = pl.ds(warpgroup * ROWS, ROWS)
         mine = shared | {"q_smem": shared["q_smem"].at[own], "lse_smem": shared["lse_smem"].at[own]}
         queries = _Queries(
-            row=row, start=start, high=high, first=first, stop=stop, length=length,
-            warpgroup=warpgroup, problem=problem, sizes=sizes, **mine,
+            row=row, start=start, high=high, first=first, stop=stop,
+            problem=problem, sizes=sizes, **mine,
         )  # fmt: skip
         out, lse = queries.attend()
         _store(
@@ -163,8 +161,6 @@ class _Queries:
     high: Any  # the last of the block's `start`: from there on no document hides a key
     first: Any
     stop: Any
-    length: int  # S
-    warpgroup: Any
     problem: Problem
     sizes: ForwardSizes
     q_smem: Any
@@ -176,12 +172,10 @@ class _Queries:
     v_full: Any
     k_empty: Any
     v_empty: Any
-    turn: Any
 
     def attend(self) -> tuple[jax.Array, jax.Array]:
         """The output and the log-sum-exp of the queries."""
         plgpu.barrier_wait(self.q_full)
-        pl.when(self.warpgroup == self.sizes.warpgroups - 1)(self._pass_turn)
         carry = self._first_step()
         diagonal, plain, count = spans.step_kinds(
             self.row, self.first, self.stop, self.sizes.keys, self.problem, self.high
@@ -195,9 +189,7 @@ class _Queries:
 
     def _first_step(self) -> tuple[jax.Array, ...]:
         plgpu.barrier_wait(self.k_full.at[0])
-        self._wait_turn()
         s = tiles.product(self.q_smem, tiles.transposed(self.k_smem.at[0]), self.problem.interpret)
-        self._pass_turn()
         plgpu.barrier_arrive(self.k_empty.at[0])
         m = plgpu.layout_cast(jnp.full((ROWS,), -jnp.inf, jnp.float32), ROW)
         p, m, total = self._soften(self._mask(s, 0), m, tiles.zeros((ROWS,), ROW), True)
@@ -214,7 +206,6 @@ class _Queries:
             k_smem = tiles.transposed(self.k_smem.at[slot])
             tiles.accumulate(s_ref, self.q_smem, k_smem, interpret)
             tiles.accumulate(o_ref, p, self.v_smem.at[before], interpret)
-            self._pass_turn()
             s = tiles.finished(s_ref, 1, interpret)
             plgpu.barrier_arrive(self.k_empty.at[slot])
             s = self._mask(s, step) if masked else s
@@ -223,7 +214,6 @@ class _Queries:
         # All waiting is over before the first product starts: between products it would stop them.
         plgpu.barrier_wait(self.v_full.at[before])
         plgpu.barrier_wait(self.k_full.at[slot])
-        self._wait_turn()
         s = tiles.zeros((ROWS, self.sizes.keys), TILE)
         _, o, m_new, total, p = tiles.update(body, (s, o), (m, total, s), interpret)
         # Rounded only now: the registers of the last tile's weights were in use until here.
@@ -244,12 +234,11 @@ class _Queries:
             (o,), (), self.problem.interpret,
         )  # fmt: skip
         plgpu.barrier_arrive(self.v_empty.at[slot])
-        pl.when(self.warpgroup == 0)(self._wait_turn)
         return o * tiles.along(1 / total, o.shape, 0), m + jnp.log(total) * LOG2_E
 
     def _mask(self, s: jax.Array, step: Any) -> jax.Array:
         first = (self.stop - 1 - step) * self.sizes.keys
-        return tiles.hide(s, self.row, first, self.problem, self.start, self.length)
+        return tiles.hide(s, self.row, first, self.problem, self.start)
 
     def _soften(
         self, s: jax.Array, m: jax.Array, total: jax.Array, masked: bool
@@ -261,11 +250,3 @@ class _Queries:
         top = jnp.where(m_new == -jnp.inf, 0.0, m_new) if masked else m_new
         p = jnp.exp2(s * factor - tiles.along(top, s.shape, 0))
         return p, m_new, total * jnp.exp2(m - top) + p.sum(axis=1)
-
-    def _wait_turn(self) -> None:
-        if self.sizes.turns:
-            plgpu.barrier_wait(self.turn.at[self.warpgroup])
-
-    def _pass_turn(self) -> None:
-        if self.sizes.turns:
-            plgpu.barrier_arrive(self.turn.at[lax.rem(self.warpgroup + 1, self.sizes.warpgroups)])

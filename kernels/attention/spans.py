@@ -35,19 +35,19 @@ def last_queries(start_BT: jax.Array | None, keys: int, blocks: int) -> jax.Arra
     B, T = start_BT.shape
     # The last query whose document starts at s, then the last whose document starts by s.
     until_BS = jnp.zeros((B, max(T, keys * blocks)), jnp.int32)
-    until_BS = until_BS.at[jnp.arange(B)[:, None], start_BT].max(jnp.arange(1, T + 1))
+    until_BS = until_BS.at[jnp.arange(B)[:, None], start_BT].max(
+        jnp.arange(1, T + 1, dtype=jnp.int32)[None]
+    )
     until_BS = lax.cummax(until_BS, axis=1)
     return until_BS[:, keys - 1 : keys * blocks : keys]
 
 
-def keys_seen(
-    row: Any, queries: int, keys: int, length: int, problem: Problem, low: Any
-) -> tuple[Any, Any]:
+def keys_seen(row: Any, queries: int, keys: int, problem: Problem, low: Any) -> tuple[Any, Any]:
     """Tiles [first, stop) of keys that the `queries` queries from `row` on see together.
 
     `low` is the first key of any of their documents, None without documents.
     """
-    stop = pl.cdiv(length, keys)
+    stop = pl.cdiv(problem.keys, keys)
     if problem.causal:
         stop = lax.min(stop, pl.cdiv(row + queries, keys))
     return 0 if low is None else lax.div(low, keys), stop

@@ -29,8 +29,8 @@ class Problem:
     """What a kernel is compiled for, beside shapes and dtypes."""
 
     causal: bool
-    packed: bool
     scale: float
+    keys: int  # those after are padding
     interpret: bool = False
 
 
@@ -66,7 +66,6 @@ def hide(
     key: Any,
     problem: Problem,
     start: jax.Array | None,
-    length: int,
     query_axis: int = 0,
 ) -> jax.Array:
     """Scores with -inf at keys after the query, before its document, and past the end.
@@ -79,8 +78,8 @@ def hide(
         conditions.append(key_place <= places(s.shape, query_axis, query))
     if start is not None:
         conditions.append(key_place >= along(start, s.shape, query_axis))
-    if length % s.shape[1 - query_axis]:
-        conditions.append(key_place < length)
+    if problem.keys % s.shape[1 - query_axis]:
+        conditions.append(key_place < problem.keys)
     if not conditions:
         return s
     return jnp.where(functools.reduce(jnp.logical_and, conditions), s, -jnp.inf)
