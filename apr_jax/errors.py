@@ -9,7 +9,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(map(_printable, message)))
+        super().__init__(message if message.isprintable() else "".join(map(_printable, message)))
 
 
 def _printable(character: str) -> str:

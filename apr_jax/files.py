@@ -1,15 +1,19 @@
 """Writing files so that a reader sees the old content or the new, never half of it."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
+import stat
 import tempfile
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from apr_jax.errors import UserError
+
+_WRITEBACK_BYTES = 1 << 20
 
 
 class WriteError(UserError):
@@ -19,6 +23,8 @@ class WriteError(UserError):
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; on success sync and rename it, else remove it.
+
+    The file has its path as `name`, so that it can be read back before it gets its own.
 
     Raises:
       WriteError: the operating system refused; says the path and its reason.
@@ -30,7 +36,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         descriptor, temporary = tempfile.mkstemp(
             prefix=f".{target.name}.", suffix=".part", dir=target.parent
         )
-        with os.fdopen(descriptor, "wb") as file:
+        os.close(descriptor)
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fchmod(file.fileno(), 0o666 & ~umask())
@@ -46,6 +53,24 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read its bytes. A pipe, which could block for ever, is an OSError."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder says so by itself
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", os.fspath(path))
+    return open(path, "rb")
+
+
+def begin_writeback(file: BinaryIO, offset: int, nbytes: int) -> None:
+    """Let the disk begin with what was just written there, so that syncing at the end is short.
+
+    Nothing depends on it. Where the system can, it starts on those bytes and waits for none.
+    """
+    if nbytes >= _WRITEBACK_BYTES and hasattr(os, "posix_fadvise"):
+        # Of pages that are not on the disk yet, this advice drops none: it queues them.
+        os.posix_fadvise(file.fileno(), offset, nbytes, os.POSIX_FADV_DONTNEED)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -71,7 +96,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
       UserError: the file is missing or is not JSON.
     """
     try:
-        return json.loads(pathlib.Path(path).read_bytes())
+        with open_regular(path) as file:
+            return json.loads(file.read())
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

@@ -7,16 +7,12 @@ Prints one row for the table in bench/results.md: tokens/s, memory and the wait 
 import pathlib
 import shutil
 
-import ml_dtypes
 import numpy as np
 from absl import flags
 
-from apr_jax.codec import write_apr
-from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.files import write_bytes
-from apr_jax.model import init_params, to_named
 from apr_jax.train import TrainConfig, train
-from bench.shapes import QWEN2_5_0_5B
+from bench.shapes import QWEN2_5_0_5B, write_random_model
 from experiments import program
 
 _OUT = flags.DEFINE_string("out", "runs/bench", "Folder for the model, the shards and the run.")
@@ -68,13 +64,6 @@ def main() -> int:
         f"| {report['first_step_seconds']:.1f} s |"
     )
     return 0
-
-
-def write_random_model(path: pathlib.Path, config: Qwen2Config) -> None:
-    """A bfloat16 `.apr` of this shape."""
-    named = to_named(init_params(config, seed=0))
-    tensors = {name: array.astype(ml_dtypes.bfloat16) for name, array in named.items()}
-    write_apr(path, tensors, config.to_apr())
 
 
 def write_random_shards(folder: pathlib.Path, tokens: int, vocab_size: int, seed: int) -> None:

@@ -1,6 +1,7 @@
 """Import a HuggingFace or GGUF checkpoint as an `.apr` file, bit for bit or quantised, verified."""
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 from absl import flags
@@ -55,7 +56,10 @@ def main() -> int:
         f"tokenizer files: {', '.join(values['tokenizer_files']) or 'none found'}",
         *(f"left out {name}: {reason}" for name, reason in values["left_out"].items()),
         *(f"retagged: {evidence}" for evidence in values["retagged"].values()),
-        *(f"decoded {name}: {kind} to F32" for name, kind in values["decoded"].items()),
+        *(
+            f"decoded to F32: {number} tensors of {kind}"
+            for kind, number in sorted(Counter(values["decoded"].values()).items())
+        ),
         *values["notes"],
     ]
     report(folder, values, summary)

@@ -20,29 +20,54 @@ _Path = str | os.PathLike[str]
 class _Rule:
     """What the name of a pre-tokeniser stands for in tokenizer.json."""
 
-    pattern: str
+    steps: tuple[dict[str, Any], ...]
     normalizer: dict[str, str] | None = None
     ignore_merges: bool = False
 
 
-_RULES = {
-    "qwen2": _Rule(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-        normalizer={"type": "NFC"},
-    ),
-    "llama-bpe": _Rule(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-        r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-        ignore_merges=True,
-    ),
-}
+def _split(pattern: str) -> dict[str, Any]:
+    return {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+
 _BYTE_LEVEL = {
     "type": "ByteLevel",
     "add_prefix_space": False,
     "trim_offsets": False,
     "use_regex": False,
 }
+_BYTE_LEVEL_WORDS = _BYTE_LEVEL | {"use_regex": True}  # by GPT-2's expression
+
+_RULES = {
+    "qwen2": _Rule(
+        (
+            _split(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+                r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            ),
+            _BYTE_LEVEL,
+        ),
+        normalizer={"type": "NFC"},
+    ),
+    "llama-bpe": _Rule(
+        (
+            _split(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+                r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+            ),
+            _BYTE_LEVEL,
+        ),
+        ignore_merges=True,
+    ),
+    "smollm": _Rule(({"type": "Digits", "individual_digits": True}, _BYTE_LEVEL_WORDS)),
+    "gpt-2": _Rule((_BYTE_LEVEL_WORDS,)),
+}
+_DEFAULTS = {"add_prefix_space": True, "use_regex": True, "individual_digits": False}
+"""What tokenizer.json may leave out."""
 _ADDED = (TokenType.CONTROL, TokenType.USER_DEFINED)
 
 
@@ -146,12 +171,6 @@ class Bpe:
             if not {left, right, left + right} <= ids.keys():
                 raise TokenizerLeftOut(path, f"merge {left!r} {right!r} is not one of its tokens")
         rule = _RULES[self.rule]
-        split = {
-            "type": "Split",
-            "pattern": {"Regex": rule.pattern},
-            "behavior": "Isolated",
-            "invert": False,
-        }
         return {
             "version": "1.0",
             "truncation": None,
@@ -170,7 +189,7 @@ class Bpe:
                 if kind in _ADDED
             ],
             "normalizer": rule.normalizer,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, _BYTE_LEVEL]},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": list(rule.steps)},
             "post_processor": self._post_processor(path),
             "decoder": _BYTE_LEVEL,
             "model": {
@@ -225,18 +244,23 @@ def _sides(merge: Any, path: _Path) -> list[str]:
 
 def _rule(root: Mapping[str, Any], path: _Path) -> str:
     """The name of what the file spells out."""
-    steps = root["pre_tokenizer"].get("pretokenizers") or []
+    node = root["pre_tokenizer"]
+    steps = node["pretokenizers"] if node.get("type") == "Sequence" else [node]
+    found = [_spelt_out(step) for step in steps]
     normalizer, ignores = root.get("normalizer"), bool(root["model"].get("ignore_merges"))
     for name, rule in _RULES.items():
         if (
             root["model"]["type"] == "BPE"
-            and [step.get("type") for step in steps] == ["Split", "ByteLevel"]
-            and steps[0].get("pattern") == {"Regex": rule.pattern}
-            and not any(steps[1].get(key, True) for key in ("add_prefix_space", "use_regex"))
+            and found == [_spelt_out(step) for step in rule.steps]
             and (normalizer, ignores) == (rule.normalizer, rule.ignore_merges)
         ):
             return name
     raise TokenizerLeftOut(path, f"cuts text by a rule that is none of {', '.join(_RULES)}")
+
+
+def _spelt_out(step: Mapping[str, Any]) -> dict[str, Any]:
+    """A step without what does not decide where it cuts."""
+    return {**_DEFAULTS, **step, "trim_offsets": None}
 
 
 def _first_special(root: Mapping[str, Any], ids: Mapping[str, int], path: _Path) -> int | None:

@@ -26,6 +26,7 @@ from apr_jax.codec.header import MAGIC
 from apr_jax.codec.hf_folder import CONFIG, HfFolder
 from apr_jax.codec.qwen2 import EMBEDDING, HEAD, Coverage, Qwen2Config, coverage
 from apr_jax.codec.reader import AprFile, open_apr
+from apr_jax.files import open_regular
 
 _GGUF_MAGIC = b"GGUF"
 
@@ -277,7 +278,7 @@ def _open_source(path: pathlib.Path) -> _Source:
     if path.is_dir():
         return HfFolder(path)
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             magic = file.read(len(MAGIC))
     except OSError as error:
         raise Unreadable(path, f"cannot be read ({error.strerror})") from error

@@ -1,16 +1,21 @@
 """Comparing arrays and checkpoints bit for bit."""
 
+import functools
 import hashlib
 import math
 from collections.abc import Buffer, Mapping
 
 import numpy as np
 
+from apr_jax.codec import threads
 from apr_jax.codec.checkpoint import Checkpoint
 from apr_jax.codec.errors import VerificationFailed
+from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.progress import Progress
 
 _ELEMENTS_AT_ONCE = 1 << 16
+_BYTES_AT_ONCE = 1 << 20  # what comparing makes of them stays in the cache
+_BYTES_OF_A_TASK = 1 << 24
 
 
 def as_bytes(array: np.ndarray) -> np.ndarray:
@@ -23,8 +28,22 @@ def same_bits(left: np.ndarray, right: np.ndarray) -> bool:
     return (
         left.dtype == right.dtype
         and left.shape == right.shape
-        and np.array_equal(as_bytes(left), as_bytes(right))
+        and same_bytes(as_bytes(left), as_bytes(right))
     )
+
+
+def same_bytes(left: np.ndarray, right: np.ndarray) -> bool:
+    """Whether two flat uint8 arrays are equal, compared on all cores."""
+    if left.size != right.size:
+        return False
+    pieces = range(0, left.size, _BYTES_OF_A_TASK)
+    return all(threads.pool().map(functools.partial(_same_piece, left, right), pieces))
+
+
+def _same_piece(left: np.ndarray, right: np.ndarray, start: int) -> bool:
+    stop = min(start + _BYTES_OF_A_TASK, left.size)
+    parts = (slice(at, min(at + _BYTES_AT_ONCE, stop)) for at in range(start, stop, _BYTES_AT_ONCE))
+    return all(np.array_equal(left[part], right[part]) for part in parts)
 
 
 def digest(data: Buffer) -> str:
@@ -57,7 +76,8 @@ def verify_copy(
     original: Checkpoint,
     copy: Checkpoint,
     *,
-    stored: Mapping[str, tuple[str, str]] | None = None,
+    config: Qwen2Config | None = None,
+    hashes: Mapping[str, str] | None = None,
 ) -> None:
     """Check that `copy` holds the model of `original`: its configuration and every bit.
 
@@ -66,26 +86,28 @@ def verify_copy(
     Args:
       original: what was copied.
       copy: what was written.
-      stored: by name the type and the SHA-256 of the stored bytes that `copy` must have; given,
-        the tensors of `original` are not read again.
+      config: what the configuration of `copy` must be; that of `original` when None.
+      hashes: the SHA-256 of the stored bytes of those tensors that `copy` has in a type of its own;
+        they are compared by it.
 
     Raises:
       VerificationFailed: names the first tensor that differs.
     """
-    if copy.config != original.config:
-        raise VerificationFailed(
-            copy.path, f"reads back as {copy.config}, was written as {original.config}"
-        )
+    wanted = config or original.config
+    if copy.config != wanted:
+        raise VerificationFailed(copy.path, f"reads back as {copy.config}, was written as {wanted}")
     if copy.names != original.names:
         different = sorted(set(copy.names) ^ set(original.names))
         raise VerificationFailed(copy.path, f"holds other tensors: {', '.join(different[:5])}")
 
+    hashes = hashes or {}
+
     def same(name: str) -> bool:
         if original.shape(name) != copy.shape(name):
             return False
-        if stored is None:
-            return _same(original, copy, name)
-        return (copy.stored(name), digest(copy.raw(name))) == stored[name]
+        if name in hashes:
+            return digest(copy.raw(name)) == hashes[name]
+        return _same(original, copy, name)
 
     with Progress("verify", len(copy.names), "tensors") as progress:
         for name in copy.names:
@@ -102,7 +124,7 @@ def _sum_of_squares(part: np.ndarray) -> float:
 
 def _same(original: Checkpoint, copy: Checkpoint, name: str) -> bool:
     if original.stored(name) == copy.stored(name):
-        return np.array_equal(
+        return same_bytes(
             np.frombuffer(original.raw(name), np.uint8), np.frombuffer(copy.raw(name), np.uint8)
         )
     return same_values(original.read(name), copy.read(name))

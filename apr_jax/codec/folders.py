@@ -1,9 +1,11 @@
 """Folders that appear under their name only when complete; the files that travel with a model."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -21,6 +23,8 @@ COMPANIONS = (
     "chat_template.jinja",
     "generation_config.json",
 )
+
+_HERE, _RENAME_EXCHANGE = -100, 2  # AT_FDCWD and the flag, as Linux has them
 
 
 def tokenizer_folder(apr: str | os.PathLike[str]) -> pathlib.Path:
@@ -55,6 +59,8 @@ def replace_companions(files: Mapping[str, bytes], folder: pathlib.Path) -> None
     if files:
         with atomic_folder(folder) as new:
             write_files(files, new)
+    elif folder.is_symlink():
+        folder.unlink()
     elif folder.exists():
         shutil.rmtree(folder)
 
@@ -69,12 +75,14 @@ def write_files(files: Mapping[str, bytes], folder: pathlib.Path) -> None:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """Fill a temporary folder beside `path`; on success sync it and put it in the place of `path`.
 
-    A process killed on the way leaves the old folder, or none, never one that looks finished.
+    A process killed on the way leaves the old folder or the new one. Where the system cannot
+    exchange two names in one step, one killed between two steps leaves the old one under a name
+    that ends in `.part/old`.
 
     Raises:
       WriteError: the operating system refused; says the path and its reason.
     """
-    target = pathlib.Path(os.path.abspath(path))
+    target = pathlib.Path(os.path.realpath(path))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -86,12 +94,25 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
             for file in new.iterdir():
                 _sync(file)
             _sync(new)
-            if target.exists():
+            if not target.exists():
+                new.rename(target)
+            elif not _exchange(new, target):
                 target.rename(old)
-            new.rename(target)
+                try:
+                    new.rename(target)
+                except BaseException:
+                    old.rename(target)
+                    raise
             _sync(target.parent)
     except OSError as error:
         raise WriteError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _exchange(one: pathlib.Path, other: pathlib.Path) -> bool:
+    """Let two names change places in one step; False where the system has no such call."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    names = (_HERE, os.fsencode(one), _HERE, os.fsencode(other))
+    return call is not None and call(*names, _RENAME_EXCHANGE) == 0
 
 
 def _sync(path: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import gguf
@@ -12,9 +13,11 @@ from gguf.gguf_writer import WriterState
 
 from apr_jax.codec import dtypes, gguf_map
 from apr_jax.codec.bpe import Bpe
-from apr_jax.codec.checkpoint import Checkpoint
+from apr_jax.codec.checkpoint import Checkpoint, open_checkpoint
+from apr_jax.codec.compare import verify_copy
 from apr_jax.codec.embedded import GGML, TEMPLATE
 from apr_jax.codec.errors import TokenizerLeftOut, UnsupportedDtype
+from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.files import atomic_write
 from apr_jax.progress import Progress
 
@@ -28,21 +31,24 @@ class GgufExport:
 
 
 def write_gguf(checkpoint: Checkpoint, path: pathlib.Path) -> GgufExport:
-    """Write a model as `path`, which appears when complete.
+    """Write a model as `path`, which appears when it is complete and reads back as it should.
 
     Types are kept where GGUF has them. Norms and biases in 16 bits become float32, exactly, since
     llama.cpp computes with them in nothing else; types that GGUF has not are decoded to float32.
 
     Raises:
       UnsupportedDtype: a tensor is of a type that GGUF has not, and no float.
+      ConfigError: a number of the configuration is none in float32, all that GGUF has for it.
+      VerificationFailed: the file differs from what it should hold.
       WriteError: the operating system refused.
     """
     types = {name: _type(checkpoint, name) for name in checkpoint.config.tensors()}
+    config = gguf_map.rounded(checkpoint.config, str(checkpoint.path))
     tokenizer, notes = _tokenizer(checkpoint)
     with atomic_write(path) as file:
         writer = _Writer(file, checkpoint.config.architecture)
         keys: dict[str, Any] = {"general.name": checkpoint.path.stem}
-        for key, value in (keys | gguf_map.write_config(checkpoint.config) | tokenizer).items():
+        for key, value in (keys | gguf_map.write_config(config) | tokenizer).items():
             writer.put(key, value)
         if any(dtypes.BY_NAME[kind].numpy is None for kind in types.values()):
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -66,7 +72,17 @@ def write_gguf(checkpoint: Checkpoint, path: pathlib.Path) -> GgufExport:
                 )
                 writer.write_tensor_data(np.ascontiguousarray(rows))
                 progress.update()
-    return GgufExport(types, notes)
+        file.flush()
+        with open_checkpoint(file.name) as copy:
+            verify_copy(checkpoint, copy, config=config)
+    return GgufExport(types, [*_rounding(checkpoint.config, config), *notes])
+
+
+def _rounding(exact: Qwen2Config, config: Qwen2Config) -> Iterator[str]:
+    for field in dataclasses.fields(exact):
+        before, after = getattr(exact, field.name), getattr(config, field.name)
+        if before != after:
+            yield f"{field.name}={before!r} is {after!r} in GGUF, which has float32"
 
 
 class _Writer(gguf.GGUFWriter):

@@ -5,6 +5,7 @@ GGUF names a tensor by its place (`blk.3.attn_q.weight`) and lists its extents i
 llama.cpp rotates pairs there; for `qwen2` the rows lie as HuggingFace has them.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -124,8 +125,33 @@ def read_config(fields: Mapping[str, Any], rows: int, *, tied: bool, source: str
     )
 
 
+def rounded(config: Qwen2Config, source: str) -> Qwen2Config:
+    """The configuration with its numbers in float32, which is what GGUF's readers compute with.
+
+    Raises:
+      ConfigError: a number is too small or too large for float32.
+    """
+
+    def number(name: str) -> float:
+        value = getattr(config, name)
+        with np.errstate(over="ignore"):
+            nearest = np.float32(value)
+        if not 0 < nearest < np.inf:
+            raise ConfigError(
+                f"{source}: {name}={value!r} is no positive number in float32, as GGUF has it"
+            )
+        return float(str(nearest))  # the shortest decimal, as it is read back
+
+    return dataclasses.replace(
+        config,
+        rope_theta=number("rope_theta"),
+        rms_norm_eps=number("rms_norm_eps"),
+        initializer_range=number("initializer_range"),
+    )
+
+
 def write_config(config: Qwen2Config) -> dict[str, int | float]:
-    """The keys of a file for a configuration. `read_config` gives it back."""
+    """The keys of a file for a configuration. `read_config` gives it back, `rounded`."""
     family = config.architecture
     fields: dict[str, int | float] = {
         f"{family}.{theirs}": getattr(config, ours) for ours, theirs in (_COUNTS | _NUMBERS).items()
@@ -160,10 +186,15 @@ def _permuted_heads(name: str, config: Qwen2Config) -> int | None:
 
 
 def _refuse_variants(own: Mapping[str, Any], family: str, source: str) -> None:
-    scaling = own.get("rope.scaling.type", "none")
-    if scaling != "none":
+    factors = {key: own.get(key) for key in ("rope.scaling.factor", "rope.scale_linear")}
+    scaled = {key: factor for key, factor in factors.items() if factor not in (None, 0, 1)}
+    kind = own.get("rope.scaling.type")
+    # llama.cpp scales by a factor unless the type says "none".
+    variant = {"rope.scaling.type": kind} if kind not in (None, "none") else scaled
+    if variant and kind != "none":
+        key, value = next(iter(variant.items()))
         raise ConfigError(
-            f"{source}: {family}.rope.scaling.type={scaling!r} is not supported, only plain RoPE is"
+            f"{source}: {family}.{key}={value!r} is not supported, only plain RoPE is"
         )
     for key in ("expert_count", "attention.sliding_window"):
         if own.get(key):

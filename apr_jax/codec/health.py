@@ -2,10 +2,10 @@
 
 import itertools
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from apr_jax.codec import crc
 from apr_jax.codec import metadata as metadata_lib
 from apr_jax.codec.errors import (
     DuplicateName,
@@ -148,7 +148,7 @@ def _end(
     else:
         end = len(data) - FOOTER_BYTES
         stored = int.from_bytes(data[end:], "little")
-        computed = zlib.crc32(data[:end])
+        computed = crc.crc32(data[:end])
         if stored != computed:
             yield FooterMismatch(
                 path,

@@ -25,7 +25,7 @@ from apr_jax.codec.errors import (
     Unreadable,
     UnsupportedDtype,
 )
-from apr_jax.files import read_json
+from apr_jax.files import open_regular, read_json
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
@@ -143,9 +143,10 @@ class HfFolder:
 
     def _open_file(self, path: pathlib.Path) -> dict[str, Any]:
         try:
+            open_regular(path).close()  # the package would wait for a pipe
             shard = self._stack.enter_context(safe_open(path, framework="numpy"))
         except OSError as error:
-            raise Unreadable(path, f"cannot be read ({error})") from error
+            raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error
         except SafetensorError as error:
             raise InvalidSafetensors(
                 path, f"is not a sound safetensors file ({error}); download it again"
@@ -171,7 +172,7 @@ class HfFolder:
 
 def _stored_bytes(path: pathlib.Path) -> dict[str, memoryview]:
     """Views on the tensors of a file that the package has found sound, which itself copies them."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     start = _LENGTH.size + _LENGTH.unpack_from(data)[0]
     entries = json.loads(bytes(data[_LENGTH.size : start]))

@@ -3,10 +3,10 @@
 import math
 import os
 import pathlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from apr_jax.codec import dtypes, folders, quantised
+from apr_jax.codec import dtypes, folders, quantised, threads
 from apr_jax.codec.checkpoint import Checkpoint, open_checkpoint
 from apr_jax.codec.compare import digest, relative_error, verify_copy
 from apr_jax.codec.errors import UnknownFormat, UnsupportedDtype
@@ -20,7 +20,7 @@ _QUANTISED_ELEMENTS = 1024
 
 
 class _Written(NamedTuple):
-    """By name: the SHA-256 of the source's bytes and of the stored ones, errors of quantising."""
+    """By name: the SHA-256 of the source; of what was quantised that of the blocks, the error."""
 
     source: dict[str, str]
     stored: dict[str, str]
@@ -81,8 +81,7 @@ def import_checkpoint(
         written = _write(checkpoint, target, stored)
         folders.replace_companions(files, tokenizer)
         with open_checkpoint(target, strict=True) as copy:
-            hashes = {name: (stored[name], sha256) for name, sha256 in written.stored.items()}
-            verify_copy(checkpoint, copy, stored=hashes)
+            verify_copy(checkpoint, copy, hashes=written.stored)
         return {
             "source": os.fspath(source),
             "apr": str(target),
@@ -151,26 +150,26 @@ def _write(checkpoint: Checkpoint, target: pathlib.Path, stored: dict[str, str])
     """Write the file, reading the source once: its hashes, which stand first, are put in last."""
     declared = {name: ArraySpec(dtype, checkpoint.shape(name)) for name, dtype in stored.items()}
     unknown = dict.fromkeys(stored, digest(b""))
+    hashes: dict[str, Future[str]] = {}
     written = _Written({}, {}, {})
     with (
         AprWriter(target, declared, _metadata(checkpoint, unknown, stored)) as writer,
-        ThreadPoolExecutor(1) as beside,
         Progress("write", len(declared), "tensors") as progress,
     ):
         for name in sorted(declared):
             raw = checkpoint.raw(name)
-            hashed = beside.submit(digest, raw)
+            hashes[name] = threads.pool().submit(digest, raw)
             if stored[name] == checkpoint.stored(name):
                 writer.add_raw(name, raw)
-                written.stored[name] = hashed.result()
             else:
                 array = checkpoint.read(name)
                 data = writer.add(name, array)
                 values = quantised.decode(stored[name], data, array.shape)
                 written.errors[name] = relative_error(array, values)
                 written.stored[name] = digest(data)
-            written.source[name] = hashed.result()
+            if not isinstance(raw, memoryview):  # memory that was made for this tensor
+                hashes[name].result()
             progress.update()
-        hashes = {name: written.source[name] for name in checkpoint.names}
-        writer.replace_metadata(_metadata(checkpoint, hashes, stored))
+        written.source.update((name, hashes[name].result()) for name in checkpoint.names)
+        writer.replace_metadata(_metadata(checkpoint, written.source, stored))
     return written

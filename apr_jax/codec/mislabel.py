@@ -8,8 +8,9 @@ are possible ones: only the impossible are decided alone, the others with the te
 """
 
 import dataclasses
+import math
 import os
-from collections.abc import Buffer, Callable, Iterable, Mapping
+from collections.abc import Buffer, Callable, Mapping
 from typing import Any, Protocol
 
 import ml_dtypes
@@ -20,7 +21,7 @@ from apr_jax.codec.errors import AprError, Mislabelled
 TAGS = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 OTHER = {"F16": "BF16", "BF16": "F16"}
 
-_SAMPLE, _PIECES = 1 << 16, 16
+_SAMPLE, _PIECES = 1 << 14, 16
 _FEW = 16
 """Below so many values that are not zero, nothing is said."""
 _ENOUGH = 64
@@ -28,7 +29,7 @@ _ENOUGH = 64
 _F16_IMAGE, _F16_SHARE = (0.25, 4.0), 0.999
 _F16_OCTAVES = 0.75
 """Of a uniform distribution the quartiles are 1.58 octaves apart, of others more."""
-_LEVELS = 8
+_LEVELS, _MOST_LEVELS = 8, 512
 """Fewer magnitudes are those of F16's smallest numbers, or of weights with few values by design."""
 _BF16_OCTAVES = 8.0
 """Quartiles of a true tensor are this far apart only if q3/q1 is 256."""
@@ -47,6 +48,62 @@ class _Verdict:
 
     wrong: bool | None
     why: str = ""
+
+
+class _Sample:
+    """The words of one tensor that are not zeros: all, or of a large one pieces from everywhere.
+
+    Without their sign, words of either type are in the order of what they stand for, so one sort
+    serves for both.
+
+    Attributes:
+      words: uint16 [n].
+      ranked: uint16 [n], without signs, ascending.
+    """
+
+    def __init__(self, words: np.ndarray) -> None:
+        if words.size > _SAMPLE:
+            size = _SAMPLE // _PIECES
+            starts = np.linspace(0, words.size - size, _PIECES).astype(int)
+            words = np.concatenate([words[start : start + size] for start in starts])
+        self.words = words[(words & 0x7FFF) != 0]
+        self.ranked = np.sort(self.words & 0x7FFF)
+
+    @property
+    def size(self) -> int:
+        return self.words.size
+
+    def magnitude(self, share: float, tag: str) -> float:
+        """What is above this share of the magnitudes; NaN counts as infinity does."""
+        word = self.ranked[round(share * (self.size - 1)) :][:1]
+        with np.errstate(invalid="ignore"):
+            value = float(word.view(TAGS[tag])[0])
+        return value if math.isfinite(value) else _INFINITE
+
+    def median(self, tag: str) -> float:
+        """The magnitude in the middle."""
+        return self.magnitude(0.5, tag)
+
+    def octaves(self, tag: str) -> float:
+        """How far apart the quartiles are."""
+        return math.log2(self.magnitude(0.75, tag)) - math.log2(self.magnitude(0.25, tag))
+
+    def share_between(self, low: float, high: float) -> float:
+        """The share of magnitudes in [low, high), read as F16."""
+        limits = np.array([low, high], np.float16).view(np.uint16)
+        first, last = np.searchsorted(self.ranked, limits)
+        return float(last - first) / self.size
+
+    def is_continuous(self) -> bool:
+        """Whether there are nearly as many magnitudes as 8 bits allow for, not a few by design."""
+        return self.levels() >= max(_LEVELS, min(self.size // 4, _MOST_LEVELS))
+
+    def levels(self) -> int:
+        """How many different magnitudes there are."""
+        return 1 + int(np.count_nonzero(self.ranked[1:] != self.ranked[:-1]))
+
+    def has_both_signs(self) -> bool:
+        return bool(0.05 < np.count_nonzero(self.words >> 15) / self.size < 0.95)
 
 
 class Source(Protocol):
@@ -95,11 +152,11 @@ def mislabelled(tags: Mapping[str, str], read_words: Callable[[str], np.ndarray]
     found: dict[str, str] = {}
     for tag in TAGS:
         names = [name for name, own in tags.items() if own == tag]
-        words = {name: _sample(read_words(name)) for name in names}
-        verdicts = {name: _judge(name, words[name], tag) for name in names}
+        samples = {name: _Sample(read_words(name)) for name in names}
+        verdicts = {name: _judge(name, samples[name], tag) for name in names}
         for name in _convicted(verdicts):
             why = verdicts[name].why or f"as do the others that are tagged {tag}"
-            found[name] = f"{_readings(words[name], tag)}; {why}"
+            found[name] = f"{_readings(samples[name], tag)}; {why}"
     return found
 
 
@@ -121,59 +178,62 @@ def _convicted(verdicts: Mapping[str, _Verdict]) -> list[str]:
     return [name for name, verdict in verdicts.items() if verdict.wrong or name in suspects]
 
 
-def _judge(name: str, words: np.ndarray, tag: str) -> _Verdict:
-    if words.size < _FEW:
+def _judge(name: str, sample: _Sample, tag: str) -> _Verdict:
+    if sample.size < _FEW:
         return _Verdict(None)
-    if not _plausible(name, words, OTHER[tag]):
-        sure = words.size >= _ENOUGH and not is_norm(name) and _plausible(name, words, tag)
+    enough = sample.size >= _ENOUGH
+    if not _plausible(name, sample, OTHER[tag]):
+        sure = enough and not is_norm(name) and _plausible(name, sample, tag)
         return _Verdict(False if sure else None)
-    magnitude = _magnitudes(words, tag)
-    octaves = _octaves(magnitude)
+    octaves = sample.octaves(tag)
     if tag == "BF16" and octaves > _BF16_OCTAVES:
         return _Verdict(True, f"its quartiles are {octaves:.0f} octaves apart")
     if is_norm(name):
-        return _judge_norm(name, words, tag)
-    median = float(np.median(magnitude))
+        return _judge_norm(sample, tag)
     if tag == "BF16":
         least = _BF16_EMBEDDING if name.endswith("embed_tokens.weight") else _BF16_ANY
-        if median < least:
+        if (median := sample.median(tag)) < least:
             return _Verdict(True, f"no weights are as small as {median:.2g}")
-    elif _both_signs(words) and np.unique(magnitude).size >= _LEVELS:
+    elif sample.has_both_signs() and sample.is_continuous():
         low, high = _F16_IMAGE
-        share = float(np.mean((magnitude >= low) & (magnitude < high)))
+        share = sample.share_between(low, high)
         if share >= _F16_SHARE or octaves < _F16_OCTAVES:
             return _Verdict(
-                True if words.size >= _ENOUGH else None,
+                True if enough else None,
                 f"{share:.2%} of it lie in [{low}, {high}), its quartiles {octaves:.2f} octaves "
                 "apart, though it scatters around zero",
             )
-    return _Verdict(False if words.size >= _ENOUGH else None)
+    return _Verdict(False if enough else None)
 
 
-def _plausible(name: str, words: np.ndarray, tag: str) -> bool:
+def _plausible(name: str, sample: _Sample, tag: str) -> bool:
     """Whether the words can be weights as `tag` has them: random bits are not, by either tag."""
-    magnitude = _magnitudes(words, tag)
-    least = 0.0 if is_norm(name) else _F16_OCTAVES
-    return magnitude.max() < _INFINITE and least <= _octaves(magnitude) <= _BF16_OCTAVES
+    if sample.magnitude(1, tag) >= _INFINITE:
+        return False
+    if is_norm(name):
+        return sample.octaves(tag) <= _BF16_OCTAVES
+    return (
+        _F16_OCTAVES <= sample.octaves(tag) <= _BF16_OCTAVES
+        and sample.median(tag) >= _BF16_EMBEDDING
+    )
 
 
-def _judge_norm(name: str, words: np.ndarray, tag: str) -> _Verdict:
+def _judge_norm(sample: _Sample, tag: str) -> _Verdict:
     """Norms start at 1 and spread as they learn: what hardly spreads has to be near 1."""
-    own, other = (_magnitudes(words, kind) for kind in (tag, OTHER[tag]))
-    median, otherwise = float(np.median(own)), float(np.median(other))
-    if np.ptp(words) == 0:
+    median, otherwise = sample.median(tag), sample.median(OTHER[tag])
+    if np.ptp(sample.words) == 0:
         # Where norms start: by one tag or the other the value is 1 exactly.
         if otherwise == 1:
             return _Verdict(True, "where norms start, at 1")
         return _Verdict(False if median == 1 else None)
     low, high = _BF16_NORM
-    if tag == "BF16" and (own.max() > high or median < low):
+    if tag == "BF16" and (sample.magnitude(1, tag) > high or median < low):
         return _Verdict(True, "no norm weighs so")
     near_one = 0.75 < median < 1.34
-    if near_one or (tag == "F16" and not np.any(words & 7) and np.unique(words).size >= 8):
+    if near_one or (tag == "F16" and not np.any(sample.words & 7) and sample.levels() >= 8):
         # Three empty bits at the end are what BF16 leaves when it is converted to F16.
         return _Verdict(False)
-    spread = float(np.subtract(*np.quantile(own, [0.84, 0.16]))) / (2 * median)
+    spread = (sample.magnitude(0.84, tag) - sample.magnitude(0.16, tag)) / (2 * median)
     if tag == "F16" and spread < 0.025 and 0.25 < otherwise < 16:
         return _Verdict(None, f"spreads by {spread:.1%} only, away from 1 where norms start")
     if tag == "BF16" and median < _BF16_SMALL_NORM and 0.75 < otherwise < 1.34:
@@ -181,37 +241,8 @@ def _judge_norm(name: str, words: np.ndarray, tag: str) -> _Verdict:
     return _Verdict(None)
 
 
-def _readings(words: np.ndarray, tag: str) -> str:
-    if not words.size:
+def _readings(sample: _Sample, tag: str) -> str:
+    if not sample.size:
         return "has no values but zeros"
-    own, other = (float(np.median(_magnitudes(words, kind))) for kind in (tag, OTHER[tag]))
+    own, other = sample.median(tag), sample.median(OTHER[tag])
     return f"reads {own:.4g} in the median as {tag} and {other:.4g} as {OTHER[tag]}"
-
-
-def _magnitudes(words: np.ndarray, tag: str) -> np.ndarray:
-    """|x| as float64; NaN as infinity is."""
-    with np.errstate(invalid="ignore"):
-        values = np.abs(words.view(TAGS[tag]).astype(np.float64))
-    return np.nan_to_num(values, nan=_INFINITE, posinf=_INFINITE)
-
-
-def _octaves(magnitude: np.ndarray) -> float:
-    """How far apart the quartiles are."""
-    first, third = np.quantile(magnitude, [0.25, 0.75])
-    return float(np.log2(third / first))
-
-
-def _both_signs(words: np.ndarray) -> bool:
-    negative = np.count_nonzero(words >> 15)
-    return bool(0.05 < negative / words.size < 0.95)
-
-
-def _sample(words: np.ndarray) -> np.ndarray:
-    """Words that are not zero: all, or of a large tensor pieces from everywhere in it."""
-    if words.size > _SAMPLE:
-        pieces: Iterable[np.ndarray] = (
-            words[start : start + _SAMPLE // _PIECES]
-            for start in np.linspace(0, words.size - _SAMPLE // _PIECES, _PIECES).astype(int)
-        )
-        words = np.concatenate(list(pieces))
-    return words[(words & 0x7FFF) != 0]

@@ -20,6 +20,7 @@ from apr_jax.codec.errors import (
 )
 from apr_jax.codec.header import Header
 from apr_jax.codec.index import TensorInfo, parse_index
+from apr_jax.files import open_regular
 
 
 def open_apr(path: str | os.PathLike[str], *, strict: bool = False) -> "AprFile":
@@ -167,7 +168,7 @@ class AprFile:
 
 def _map(path: str | os.PathLike[str]) -> memoryview:
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             if not os.fstat(file.fileno()).st_size:
                 return memoryview(b"")  # what a memory map refuses
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))

@@ -7,7 +7,6 @@ place, so each tensor is written where it belongs whenever it comes, and memory 
 import contextlib
 import dataclasses
 import os
-import zlib
 from collections.abc import Buffer, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
@@ -29,9 +28,7 @@ from apr_jax.codec.errors import (
 )
 from apr_jax.codec.header import HEADER_BYTES, VERSION, Flags, Header, aligned
 from apr_jax.codec.index import MAX_NAME_BYTES, MAX_RANK, TensorInfo, entry_bytes, pack_entry
-from apr_jax.files import atomic_write
-
-_READ_BYTES = 1 << 24
+from apr_jax.files import atomic_write, begin_writeback
 
 
 class Declared(Protocol):
@@ -89,8 +86,7 @@ class AprWriter:
     """Writes an `.apr` file one tensor at a time. A context manager.
 
     Leaving the `with` block completes the file and renames it into place; leaving it by an
-    exception leaves no trace. Tensors may come in any order. In ascending order of their names the
-    CRC is computed on the way; otherwise the rest of the file is read back once for it.
+    exception leaves no trace. Tensors may come in any order.
     """
 
     def __init__(
@@ -123,10 +119,8 @@ class AprWriter:
             data_offset=data_offset,
             checksum=0,
         )
-        self._missing = set(self._infos)
         self._file: BinaryIO | None = None
-        # Of the data section: what lies before it is written last.
-        self._crc, self._crc_end = 0, data_offset
+        self._crcs: dict[str, int] = {}  # of each tensor that was added, its padding included
 
     def replace_metadata(self, metadata: Mapping[str, Any]) -> None:
         """Put in what is only known once the tensors were seen, such as their hashes.
@@ -226,49 +220,39 @@ class AprWriter:
         info = self._infos.get(name)
         if info is None:
             raise TensorNotDeclared(self._path, "was not declared to the writer", tensor=name)
-        if name not in self._missing:
+        if name in self._crcs:
             raise DuplicateName(self._path, "was added twice", tensor=name)
         return info
 
     def _add(self, info: TensorInfo, stored: np.ndarray) -> None:
+        padding = bytes(aligned(info.nbytes) - info.nbytes)
         self._write(info.start, memoryview(stored))
-        self._write(info.end, bytes(aligned(info.nbytes) - info.nbytes))
-        self._missing.remove(info.name)
+        self._write(info.end, padding)
+        self._crcs[info.name] = crc.crc32(padding, crc.crc32(stored))
 
     def _write(self, offset: int, data: bytes | memoryview) -> None:
         if self._file is None:
             raise ClosedError(self._path, "the writer is not open; add tensors in its with block")
         self._file.seek(offset)
         self._file.write(data)
-        if offset == self._crc_end:
-            self._crc = zlib.crc32(data, self._crc)
-            self._crc_end += len(data)
+        begin_writeback(self._file, offset, len(data))
 
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             return
-        if self._missing:
+        if missing := self._infos.keys() - self._crcs:
             raise TensorsMissing(
                 self._path,
-                f"{len(self._missing)} of {len(self._infos)} declared tensors were never added, "
-                f"the first is {min(self._missing)!r}",
+                f"{len(missing)} of {len(self._infos)} declared tensors were never added, "
+                f"the first is {min(missing)!r}",
             )
-        self._read_back_crc()
         index = b"".join(pack_entry(info) for info in self._infos.values())
         head = b"".join(_padded(part) for part in (self._header.pack(), self._metadata, index))
         self._write(0, head)
-        footer = crc.combine(zlib.crc32(head), self._crc, self._end - len(head))
+        footer = crc.crc32(head)
+        for name, info in self._infos.items():  # as they lie in the file
+            footer = crc.combine(footer, self._crcs[name], aligned(info.nbytes))
         self._write(self._end, footer.to_bytes(health.FOOTER_BYTES, "little"))
-
-    def _read_back_crc(self) -> None:
-        """Bring the CRC to the end of the data, over what did not come in order."""
-        assert self._file is not None
-        self._file.flush()
-        while self._crc_end < self._end:
-            size = min(_READ_BYTES, self._end - self._crc_end)
-            data = os.pread(self._file.fileno(), size, self._crc_end)
-            self._crc = zlib.crc32(data, self._crc)
-            self._crc_end += len(data)
 
 
 def _layout(

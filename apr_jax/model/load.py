@@ -1,6 +1,7 @@
 """From a checkpoint to a model that runs: everything is checked before anything is returned."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,9 +10,12 @@ import numpy as np
 
 from apr_jax.codec import Checkpoint, open_checkpoint
 from apr_jax.codec.claims import contradiction
+from apr_jax.codec.stats import count_not_finite
 from apr_jax.errors import UserError
 from apr_jax.model.params import to_tree
 from apr_jax.model.qwen2 import Qwen2
+
+_BYTES_AT_ONCE = 1 << 28
 
 
 class LoadError(UserError):
@@ -43,9 +47,11 @@ def load_model(
     with open_checkpoint(path) as checkpoint:
         _check_coverage(checkpoint)
         checkpoint.require_true_types()
-        named = {name: _read(checkpoint, name, param_dtype) for name in checkpoint.names}
+        named: dict[str, jax.Array] = {}
+        for names in _groups(checkpoint):
+            named |= _load(checkpoint, names, param_dtype)
         model = Qwen2(checkpoint.config, compute_dtype, attention_impl, remat)
-    return model, jax.device_put(to_tree(named))
+    return model, to_tree(named)
 
 
 def _check_coverage(checkpoint: Checkpoint) -> None:
@@ -55,18 +61,42 @@ def _check_coverage(checkpoint: Checkpoint) -> None:
         raise LoadError(f"{checkpoint.path}: {family}{coverage.describe()}")
 
 
+def _groups(checkpoint: Checkpoint) -> Iterator[list[str]]:
+    """The parameters' names, as many at a time as are moved together: one by one takes longer."""
+    names: list[str] = []
+    nbytes = 0
+    for name in checkpoint.names:
+        names.append(name)
+        nbytes += checkpoint.nbytes(name)
+        if nbytes >= _BYTES_AT_ONCE:
+            yield names
+            names, nbytes = [], 0
+    yield names
+
+
+def _load(checkpoint: Checkpoint, names: list[str], dtype: Any) -> dict[str, jax.Array]:
+    """Parameters on the device: they go there as they are stored, and are cast there."""
+    arrays = {name: _read(checkpoint, name, dtype) for name in names}
+    # A copy also on the CPU: the file under a view may change while the model is in use.
+    placed = jax.device_put(arrays, may_alias=False)
+    for name, array in arrays.items():  # while they are on their way
+        if bad := count_not_finite(array):
+            raise LoadError(
+                f"{checkpoint.path}: {name} has {bad:,} of {array.size:,} values that are not "
+                f"finite in {array.dtype}; the file is damaged or its type is mislabelled"
+            )
+    return {name: array.astype(dtype) for name, array in placed.items()}
+
+
 def _read(checkpoint: Checkpoint, name: str, dtype: Any) -> np.ndarray:
-    if not jnp.issubdtype(checkpoint.dtype(name), jnp.floating):
+    stored = checkpoint.dtype(name)
+    if not jnp.issubdtype(stored, jnp.floating):
         raise LoadError(
-            f"{checkpoint.path}: {name} has type {checkpoint.dtype(name)}, a parameter needs a "
+            f"{checkpoint.path}: {name} has type {stored}, a parameter needs a "
             "floating one; convert the model again from its source"
         )
-    with np.errstate(over="ignore"):  # the check below says it better
-        array = np.array(checkpoint.read(name), dtype)
-    bad = array.size - np.count_nonzero(np.isfinite(array))
-    if bad:
-        raise LoadError(
-            f"{checkpoint.path}: {name} has {bad:,} of {array.size:,} values that are not finite "
-            f"in {array.dtype}; the file is damaged or its type is mislabelled"
-        )
+    array = checkpoint.read(name)
+    if jnp.finfo(stored).max > jnp.finfo(dtype).max:
+        with np.errstate(over="ignore"):  # what overflows is found as not finite
+            return array.astype(dtype)
     return array

@@ -82,7 +82,7 @@ def test_the_metadata_of_an_apr_file_serves_when_no_folder_lies_beside(tmp_path)
     write_apr(tmp_path / "b.apr", values, CONFIG.to_apr() | own)
     report = export_checkpoint(tmp_path / "b.apr", tmp_path / "hf2")
     assert "tokenizer.json" not in report["files"]
-    assert "pre-tokeniser is None, known are qwen2, llama-bpe" in report["notes"][0]
+    assert "pre-tokeniser is None, known are qwen2, llama-bpe, smollm, gpt-2" in report["notes"][0]
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,24 @@ def test_llama_3_cuts_numbers_by_three_and_begins_with_a_token(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "rule, words",
+    [
+        ("smollm", ["hello", "Ġ", "1", "2", "'", "S", "Ċ"]),
+        ("gpt-2", ["hello", "Ġ", "12", "'", "S", "Ċ"]),
+        ("llama-bpe", ["hello", "Ġ", "12", "'S", "Ċ"]),
+        ("qwen2", ["hello", "Ġ", "1", "2", "'S", "Ċ"]),
+    ],
+)
+def test_each_rule_cuts_as_its_models_do(rule, words):
+    tokens = [*TOKENS, "'S"]
+    bpe = Bpe(rule, tokens, [*TYPES, 1], [*MERGES, "' S"])
+    content = bpe.to_json("f")
+    ours = tokenizers.Tokenizer.from_str(json.dumps(content)).encode("hello 12'S\n").tokens
+    assert ours == words
+    assert Bpe.from_json(content, len(tokens), "f") == bpe
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"model": {"type": "WordPiece", "vocab": {}, "merges": []}},
@@ -138,4 +156,5 @@ def test_a_tokenizer_json_that_gguf_cannot_express(change):
 
 
 def test_both_rooms_mean_the_same_rule():
-    assert PATTERNS[_RULES["qwen2"].pattern] == "qwen2"
+    split, _ = _RULES["qwen2"].steps
+    assert PATTERNS[split["pattern"]["Regex"]] == "qwen2"

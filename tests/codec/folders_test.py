@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -38,6 +39,51 @@ def test_an_exception_leaves_the_old_folder(tmp_path):
         _ = 1 // 0
     assert (tmp_path / "out/file").read_text() == "old"
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_both_ways_to_replace_a_folder(tmp_path, monkeypatch, exchanges):
+    if not exchanges:
+        monkeypatch.setattr(folders, "_exchange", lambda *_: False)
+    fill(tmp_path / "out", "old")
+    fill(tmp_path / "out", "new")
+    assert (tmp_path / "out/file").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_an_interruption_between_two_renames_puts_the_old_folder_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "_exchange", lambda *_: False)
+    fill(tmp_path / "out", "old")
+    rename = pathlib.Path.rename
+
+    def interrupted(self, target):
+        if self.name == "new":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "out", "new")
+    assert (tmp_path / "out/file").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such call")
+def test_names_are_exchanged_in_one_step(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert folders._exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a/b").exists() and (tmp_path / "b/a").exists()
+
+
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    fill(tmp_path / "real", "old")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    fill(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real/file").read_text() == "new"
+    folders.replace_companions({}, tmp_path / "link")
+    assert not (tmp_path / "link").exists() and (tmp_path / "real/file").exists()
 
 
 def test_a_kill_leaves_the_old_folder_or_none(tmp_path):

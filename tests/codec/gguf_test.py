@@ -17,6 +17,7 @@ from apr_jax.codec import (
     ConfigError,
     errors,
     export_checkpoint,
+    gguf_export,
     import_checkpoint,
     open_apr,
     open_checkpoint,
@@ -129,6 +130,10 @@ def test_a_missing_key_is_not_guessed(tmp_path, missing):
     "keys, message",
     [
         ({"qwen2.rope.scaling.type": "yarn"}, "only plain RoPE"),
+        ({"qwen2.rope.scaling.factor": 4.0}, "factor=4.0 .* only plain RoPE"),
+        ({"qwen2.rope.scale_linear": 4.0}, "scale_linear=4.0 .* only plain RoPE"),
+        ({"qwen2.rope.scaling.type": ["none"]}, "only plain RoPE"),
+        ({"qwen2.vocab_size": [24]}, r"vocab_size=\[24\]"),
         ({"qwen2.expert_count": 8}, "expert_count=8"),
         ({"qwen2.rope.dimension_count": 2}, "dimension_count=2"),
         ({"qwen2.vocab_size": 25}, "vocab_size=25 beside 24 rows"),
@@ -141,6 +146,50 @@ def test_what_changes_the_forward_pass_is_refused(tmp_path, keys, message):
     )
     with pytest.raises(ConfigError, match=message):
         open_checkpoint(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"qwen2.rope.scaling.type": "none", "qwen2.rope.scaling.factor": 4.0},
+        {"qwen2.rope.scaling.factor": 1.0},
+    ],
+    ids=str,
+)
+def test_what_scales_nothing_is_plain(tmp_path, keys):
+    values = small.finite_tensors(dtype=np.float32)
+    ggufs.write(tmp_path / "a.gguf", small.config(), values, keys=keys)
+    with open_checkpoint(tmp_path / "a.gguf") as checkpoint:
+        assert checkpoint.config.rope_theta == small.config().rope_theta
+
+
+def test_numbers_are_rounded_to_the_float32_of_gguf(tmp_path):
+    given = {"rope_theta": 10000.123456, "rms_norm_eps": 1.23456789e-6, "initializer_range": 1 / 24}
+    config = dataclasses.replace(small.config(), **given)
+    write_apr(tmp_path / "a.apr", small.finite_tensors(dtype=np.float32), config.to_apr())
+    notes = export_checkpoint(tmp_path / "a.apr", tmp_path / "a.gguf")["notes"]
+    assert "rope_theta=10000.123456 is 10000.123 in GGUF, which has float32" in notes
+    with open_checkpoint(tmp_path / "a.gguf") as checkpoint:
+        for name, number in given.items():
+            assert np.float32(getattr(checkpoint.config, name)) == np.float32(number)
+
+
+def test_what_float32_has_not_is_refused_before_anything_is_written(tmp_path):
+    config = dataclasses.replace(small.config(), rms_norm_eps=1e-50)
+    write_apr(tmp_path / "a.apr", small.finite_tensors(dtype=np.float32), config.to_apr())
+    with pytest.raises(ConfigError, match="rms_norm_eps=1e-50 is no positive number in float32"):
+        export_checkpoint(tmp_path / "a.apr", tmp_path / "a.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.apr"]
+
+
+def test_a_gguf_that_reads_back_differently_gets_no_name(tmp_path, monkeypatch):
+    config = small.config()
+    write_apr(tmp_path / "a.apr", small.finite_tensors(dtype=np.float32), config.to_apr())
+    rows = gguf_export._rows
+    monkeypatch.setattr(gguf_export, "_rows", lambda *arguments: rows(*arguments) ^ 1)
+    with pytest.raises(errors.VerificationFailed, match="differs"):
+        export_checkpoint(tmp_path / "a.apr", tmp_path / "a.gguf")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.apr"]
 
 
 def test_other_architectures_are_refused_by_name(tmp_path):

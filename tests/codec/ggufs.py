@@ -64,7 +64,12 @@ def write(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_bos_token_id(config.bos_token_id or 0)
     writer.add_eos_token_id(config.eos_token_id or 0)
-    adders = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32}
+    adders = {
+        str: writer.add_string,
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+    }
     for key, value in (keys or {}).items():
         adders.get(type(value), writer.add_array)(key, value)
     for key in [key for key in writer.kv_data[0] if key.endswith(without)] if without else []:

@@ -1,14 +1,17 @@
 """Files made to do harm: each ends in an error of the codec's own or in true values, quickly."""
 
 import json
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
 
-from apr_jax.codec import AprError, errors, open_apr, write_apr
+from apr_jax.codec import AprError, errors, open_apr, open_checkpoint, write_apr
 from apr_jax.codec.header import HEADER_BYTES, Header
+from apr_jax.errors import UserError
+from tests.codec import small
 from tests.codec.small import DATA
 
 TINY = (DATA / "f32_tiny.apr").read_bytes()
@@ -264,3 +267,14 @@ def test_an_odd_version_is_listed(tmp_path):
 def test_a_missing_footer_is_listed(tmp_path):
     with open_bytes(tmp_path, TINY[:-4]) as file:
         assert kinds(file) == {errors.FooterMissing}
+
+
+@pytest.mark.parametrize(
+    "name", ["a.apr", "a.gguf", "a.safetensors", "config.json", "model.safetensors"]
+)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    folder = small.hf_folder(tmp_path / "hf", small.tensors())
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(UserError, match="a pipe or a device"):
+        open_checkpoint(folder / name if name.startswith("a.") else folder)

@@ -104,6 +104,18 @@ def test_random_bits_zeros_and_few_values_say_nothing(tag):
         assert not set(mislabelled(tags, lambda name, words=words: words)) & {MATRIX, BIAS}
 
 
+@pytest.mark.parametrize("columns", [64, 1024])
+@pytest.mark.parametrize("scale", [0.016, 1.0])
+@pytest.mark.parametrize("levels", [2, 3, 4, 15])
+def test_matrices_of_few_values_by_design_are_left_alone(levels, scale, columns):
+    """As quantised models are that were decoded to F16: a few multiples of each row's scale."""
+    rng = np.random.default_rng(0)
+    multiples = np.linspace(-1, 1, levels)[rng.integers(0, levels, (256, columns))]
+    matrix = scale * rng.uniform(0.8, 1.2, (256, 1)) * multiples
+    named = {MATRIX: matrix, FINAL: np.ones(64)}
+    assert judge(named, "F16", "F16") == {}
+
+
 def test_the_reference_importers_mislabelled_file():
     with open_apr(small.DATA / "qwen2_bf16_tagged_f16.apr") as file:
         assert {problem.tensor for problem in file.problems} == set(file.names)

@@ -46,3 +46,17 @@ def test_overflow_of_float64_is_none():
         warnings.simplefilter("error")
         found = stats.tensor_stats(np.array([1.7e308, -1.7e308]))
     assert found.std is None and found.max == 1.7e308
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
+def test_what_is_not_finite_is_counted(dtype, monkeypatch):
+    monkeypatch.setattr(stats, "_WORDS_OF_A_TASK", 64)
+    monkeypatch.setattr(stats, "_WORDS_AT_ONCE", 16)
+    array = np.random.default_rng(0).normal(size=(37, 11)).astype(dtype)
+    array[0, 0], array[1, 1] = ml_dtypes.finfo(dtype).max, ml_dtypes.finfo(dtype).smallest_subnormal
+    assert stats.count_not_finite(array) == 0
+    array[5, :4] = [np.inf, -np.inf, np.nan, -np.nan]
+    array[-1, -1] = np.nan
+    assert stats.count_not_finite(array) == 5
+    assert stats.count_not_finite(array[:, ::2]) == 3
+    assert stats.count_not_finite(array[:0]) == 0

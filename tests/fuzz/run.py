@@ -14,12 +14,15 @@ import resource
 import struct
 import sys
 import tempfile
+import threading
 
 import atheris
+import numpy as np
 
 with atheris.instrument_imports(include=["apr_jax.codec", "apr_jax.files"]):
     from tests.fuzz import doors
 
+from apr_jax.codec import threads
 from apr_jax.codec.header import HEADER_BYTES, sealed
 from tests.fuzz.seeds import MAX_BYTES, seeds
 
@@ -40,6 +43,7 @@ def main() -> None:
             lambda data: doors.DOORS[door](data, folder),
             custom_mutator=_MUTATORS[door],
         )
+        _start_threads()
         _limit_memory()
         atheris.Fuzz()
 
@@ -83,6 +87,13 @@ def _mutate(data: bytes, max_size: int, seed: int) -> bytes:
 
 
 _MUTATORS = {"apr": _mutate_apr, "hf_folder": _mutate_folder, "gguf": _mutate}
+
+
+def _start_threads() -> None:
+    """All of them at once: the memory that each takes for itself is not what an input asks for."""
+    number = threads.pool()._max_workers
+    together = threading.Barrier(number)
+    list(threads.pool().map(lambda _: (together.wait(), np.arange(1000).sum()), range(number)))
 
 
 def _limit_memory() -> None:
