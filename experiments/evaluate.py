@@ -26,7 +26,10 @@ _DTYPE = flags.DEFINE_enum(
     "compute_dtype", "auto", ["auto", "float32", "bfloat16"], "auto: bfloat16 on a GPU."
 )
 _ATTENTION = flags.DEFINE_enum(
-    "attention", "auto", ["auto", "xla", "cudnn", "pallas"], "auto: cudnn where it fits, else xla."
+    "attention",
+    "auto",
+    ["auto", "xla", "cudnn", "pallas"],
+    "auto: the fastest that fits: pallas on Hopper GPUs, cudnn, xla.",
 )
 _PARALLEL = flags.DEFINE_enum("parallel", "pmap", ["pmap", "jit"], "How steps reach the devices.")
 flags.mark_flags_as_required(["apr", "shards", "out"])

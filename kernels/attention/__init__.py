@@ -1,3 +1,3 @@
 """Attention: one public function, several implementations."""
 
-from kernels.attention.api import IMPLEMENTATIONS, attention, on_hopper
+from kernels.attention.api import IMPLEMENTATIONS, attention, fastest

@@ -50,8 +50,9 @@ def attention(
     _check_arrays(q_BTNH, k_BSKH, v_BSKH)
     _check_visibility(q_BTNH, segment_start_BT, causal, q_offset)
     scale = 1 / math.sqrt(q_BTNH.shape[-1]) if scale is None else scale
+    if impl != "xla":
+        _check_fused(impl, q_BTNH, segment_start_BT is not None, q_offset, scale)
     if impl == "pallas":
-        _check_pallas(q_BTNH, q_offset, scale)
         return attention_pallas(
             q_BTNH,
             k_BSKH,
@@ -61,7 +62,6 @@ def attention(
             scale=scale,
         )
     if impl == "cudnn":
-        _check_cudnn(q_BTNH, segment_start_BT, q_offset)
         return jax.nn.dot_product_attention(
             q_BTNH, k_BSKH, v_BSKH, scale=scale, is_causal=causal, implementation="cudnn"
         )
@@ -119,45 +119,44 @@ def _check_visibility(
         raise TypeError(f"segment_start_BT must be int32, not {segment_start_BT.dtype}")
 
 
-def _check_cudnn(
-    q_BTNH: jax.Array, segment_start_BT: jax.Array | None, q_offset: int | jax.Array
+def fastest(dtype: jnp.dtype, head_size: int, *, packed: bool) -> str:
+    """The `impl` to train with on the devices at hand, by bench/results.md."""
+    for impl in ("pallas", "cudnn"):
+        if _obstacle(impl, jnp.dtype(dtype), head_size, packed) is None:
+            return impl
+    return "xla"
+
+
+def _check_fused(
+    impl: str, q_BTNH: jax.Array, packed: bool, q_offset: int | jax.Array, scale: float
 ) -> None:
-    H = q_BTNH.shape[-1]
+    obstacle = _obstacle(impl, q_BTNH.dtype, q_BTNH.shape[-1], packed)
+    if obstacle is None and not _is_zero(q_offset):
+        obstacle = "counts queries from the first key, so it cannot continue a cache"
+    if obstacle is None and impl == "pallas" and not scale > 0:
+        obstacle = f"takes a positive scale, not {scale}"
+    if obstacle is not None:
+        raise NotImplementedError(f"impl={impl!r} {obstacle}; use impl='xla'")
+
+
+def _obstacle(impl: str, dtype: jnp.dtype, head_size: int, packed: bool) -> str | None:
+    """Why a fused implementation cannot run here, as the end of a sentence."""
     if jax.default_backend() != "gpu":
-        reason = f"needs a CUDA GPU, and JAX computes on {jax.default_backend()!r} here"
-    elif q_BTNH.dtype == jnp.float32:
-        reason = "computes in bfloat16 or float16, not in float32"
-    elif segment_start_BT is not None:
-        reason = "has no mask for packed rows: documents would see each other"
-    elif not _is_zero(q_offset):
-        reason = "counts queries from the first key, so it cannot continue a cache"
-    elif H % 8 or H > 256:
-        reason = f"needs a head size that is a multiple of 8 up to 256, not {H}"
-    else:
-        return
-    raise NotImplementedError(f"impl='cudnn' {reason}; use impl='xla'")
-
-
-def _check_pallas(q_BTNH: jax.Array, q_offset: int | jax.Array, scale: float) -> None:
-    H = q_BTNH.shape[-1]
-    if not on_hopper():
-        reason = f"needs a Hopper GPU (H100, H200), not {jax.devices()[0].device_kind!r}"
-    elif q_BTNH.dtype == jnp.float32:
-        reason = "computes in bfloat16 or float16, not in float32"
-    elif not _is_zero(q_offset):
-        reason = "counts queries from the first key, so it cannot continue a cache"
-    elif H > HEAD_SIZES[-1]:
-        reason = f"takes head sizes up to {HEAD_SIZES[-1]}, not {H}"
-    elif not scale > 0:
-        reason = f"takes a positive scale, not {scale}"
-    else:
-        return
-    raise NotImplementedError(f"impl='pallas' {reason}; use impl='xla'")
-
-
-def on_hopper() -> bool:
-    """Whether JAX computes on GPUs for which the Pallas kernels are written."""
-    return getattr(jax.devices()[0], "compute_capability", None) == "9.0"
+        return f"needs a CUDA GPU, and JAX computes on {jax.default_backend()!r} here"
+    if dtype == jnp.float32:
+        return "computes in bfloat16 or float16, not in float32"
+    if impl == "cudnn":
+        if packed:
+            return "has no mask for packed rows: documents would see each other"
+        if head_size % 8 or head_size > 256:
+            return f"needs a head size that is a multiple of 8 up to 256, not {head_size}"
+        return None
+    device = jax.devices()[0]
+    if getattr(device, "compute_capability", None) != "9.0":
+        return f"needs a Hopper GPU (H100, H200), not {device.device_kind!r}"
+    if head_size > HEAD_SIZES[-1]:
+        return f"takes head sizes up to {HEAD_SIZES[-1]}, not {head_size}"
+    return None
 
 
 def _is_zero(q_offset: int | jax.Array) -> bool:
