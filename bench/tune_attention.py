@@ -48,25 +48,23 @@ def best_sizes(B: int, T: int, N: int, K: int, H: int) -> dict[str, dict[str, in
         for key, heads in zip(keys, (N, K, K, N), strict=True)
     )
     problem = Problem(causal=True, scale=H**-0.5, keys=T)
-    rows = (jnp.zeros((B, N, T)), jnp.zeros((B, N, T)))
-
-    def run_forward(sizes: ForwardSizes) -> Callable:
-        return jax.jit(lambda q, k, v, do, rows: forward(q, k, v, None, problem, sizes))
-
-    def run_backward(kernel: Callable) -> Callable:
-        return lambda sizes: jax.jit(
-            lambda q, k, v, do, rows: kernel(q, k, v, None, do, rows, problem, sizes)
-        )
-
+    row = jnp.zeros((B, N, T))
+    of_queries = grid(BackwardSizes, (64, 128), (2, 3), (2, 3, 4))
+    of_keys = grid(BackwardSizes, (64, 128), (2,), (2, 3, 4))
     candidates = {
-        "forward": (run_forward, grid(ForwardSizes, (64, 128), (2, 3), (2, 3))),
-        "grad_q": (run_backward(grad_q), grid(BackwardSizes, (64, 128), (2, 3), (2, 3, 4))),
-        "grad_kv": (run_backward(grad_kv), grid(BackwardSizes, (64, 128), (2,), (2, 3, 4))),
+        "forward": (forward, grid(ForwardSizes, (64, 128), (2, 3), (2, 3)), ()),
+        "grad_q": (grad_q, of_queries, (q, row, do)),
+        "grad_kv": (grad_kv, of_keys, (row, row, do)),
     }
-    return {
-        name: dataclasses.asdict(fastest(f"{name}, H = {H}", make, sizes, (q, k, v, do, rows)))
-        for name, (make, sizes) in candidates.items()
-    }
+    best = {}
+    for name, (kernel, sizes, more) in candidates.items():
+        arrays = (q, k, v, None, *more)
+
+        def make(sizes: Any, kernel: Callable = kernel) -> Callable:
+            return jax.jit(lambda *inputs: kernel(*inputs, problem, sizes))
+
+        best[name] = dataclasses.asdict(fastest(f"{name}, H = {H}", make, sizes, arrays))
+    return best
 
 
 def grid(kind: Callable, *values: tuple[int, ...]) -> list[Any]:

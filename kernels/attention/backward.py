@@ -58,22 +58,20 @@ def backward(
     kv_sizes: BackwardSizes,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The gradients of q, k and v; `lse_BNT` is the forward pass's, of any length from T on."""
-    # In float32: its error is multiplied by every weight of the row.
-    delta_BTN = jnp.sum(out_BTNH.astype(jnp.float32) * do_BTNH.astype(jnp.float32), axis=-1)
-    delta_BNT = delta_BTN.transpose(0, 2, 1)
-    T = q_BTNH.shape[1]
-    rows = (lse_BNT[:, :, :T], delta_BNT)
     with tiles.interpreted(problem.interpret):
-        dq_BTNH = grad_q(q_BTNH, k_BSKH, v_BSKH, start_BT, do_BTNH, rows, problem, q_sizes)
+        dq_BTNH, delta_BNT = grad_q(
+            q_BTNH, k_BSKH, v_BSKH, start_BT, out_BTNH, lse_BNT, do_BTNH, problem, q_sizes
+        )
         dk_BSKH, dv_BSKH = grad_kv(
-            q_BTNH, k_BSKH, v_BSKH, start_BT, do_BTNH, rows, problem, kv_sizes
+            q_BTNH, k_BSKH, v_BSKH, start_BT, lse_BNT, delta_BNT, do_BTNH, problem, kv_sizes
         )
     return dq_BTNH, dk_BSKH, dv_BSKH
 
 
-def _padded(rows: tuple[jax.Array, jax.Array], size: int) -> list[jax.Array]:
-    """Zeros after the end: a query that is not there gets the gradient 0, and adds none."""
-    return [jnp.pad(x, ((0, 0), (0, 0), (0, -x.shape[2] % size))) for x in rows]
+def _long_enough(x_BNT: jax.Array, queries: int, size: int) -> jax.Array:
+    """Zeros at the end where there is none of the last block; what such a query adds is 0."""
+    missing = pl.cdiv(queries, size) * size - x_BNT.shape[2]
+    return jnp.pad(x_BNT, ((0, 0), (0, 0), (0, max(missing, 0))))
 
 
 def grad_q(
@@ -81,11 +79,13 @@ def grad_q(
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
     start_BT: jax.Array | None,
+    out_BTNH: jax.Array,
+    lse_BNT: jax.Array,
     do_BTNH: jax.Array,
-    rows: tuple[jax.Array, jax.Array],
     problem: Problem,
     sizes: BackwardSizes,
-) -> jax.Array:
+) -> tuple[jax.Array, jax.Array]:
+    """dq and delta, which the other kernel needs; delta's T is rounded up to whole blocks."""
     B, T, N, H = q_BTNH.shape
     blocks = pl.cdiv(T, sizes.owned)
     own = tiles.smem((sizes.owned, H), q_BTNH.dtype)
@@ -94,13 +94,18 @@ def grad_q(
     empty = plgpu.Barrier(num_arrivals=sizes.warpgroups, num_barriers=sizes.stages)
     kernel = plgpu.kernel(
         functools.partial(_query_block, problem=problem, sizes=sizes),
-        out_type=jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype),
+        out_type=[
+            jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype),
+            jax.ShapeDtypeStruct((B, N, blocks * sizes.owned), jnp.float32),
+        ],
         scratch_types=dict(
             q_smem=own,
             do_smem=own,
+            out_smem=own,
+            delta_smem=plgpu.SMEM((sizes.owned,), jnp.float32),
             k_smem=kv,
             v_smem=kv,
-            own_full=plgpu.Barrier(num_arrivals=2),
+            own_full=plgpu.Barrier(num_arrivals=3),
             k_full=full,
             v_full=full,
             k_empty=empty,
@@ -115,21 +120,22 @@ def grad_q(
     )
     start_BT = spans.whole_blocks(start_BT, sizes.owned)
     low_BI, high_BI = spans.extremes(start_BT, sizes.owned)
-    lse_BNT, delta_BNT = _padded(rows, sizes.owned)
-    return kernel(q_BTNH, k_BSKH, v_BSKH, do_BTNH, lse_BNT, delta_BNT, start_BT, low_BI, high_BI)
+    lse_BNT = _long_enough(lse_BNT, T, sizes.owned)
+    return kernel(q_BTNH, k_BSKH, v_BSKH, out_BTNH, do_BTNH, lse_BNT, start_BT, low_BI, high_BI)
 
 
 def _query_block(
     q_ref: Any,
     k_all: Any,
     v_all: Any,
+    out_ref: Any,
     do_ref: Any,
     lse_ref: Any,
-    delta_ref: Any,
     start_ref: Any,
     low_ref: Any,
     high_ref: Any,
     dq_ref: Any,
+    delta_ref: Any,
     *,
     problem: Problem,
     sizes: BackwardSizes,
@@ -147,7 +153,8 @@ def _query_block(
     def _bring() -> None:
         plgpu.set_max_registers(24, action="decrease")
         rows = pl.ds(base, sizes.owned)
-        for ref, smem in ((q_ref, shared["q_smem"]), (do_ref, shared["do_smem"])):
+        for ref, name in ((out_ref, "out"), (do_ref, "do"), (q_ref, "q")):
+            smem = shared[f"{name}_smem"]
             plgpu.copy_gmem_to_smem(ref.at[batch, rows, head], smem, shared["own_full"])
         kv_head = lax.div(head, q_ref.shape[2] // k_all.shape[2])
         k_ref, v_ref = k_all.at[batch, :, kv_head], v_all.at[batch, :, kv_head]
@@ -158,11 +165,19 @@ def _query_block(
         plgpu.set_max_registers(tiles.registers(sizes.warpgroups), action="increase")
         row = base + warpgroup * ROWS
         own = pl.ds(warpgroup * ROWS, ROWS)
-        mine = shared | {name: shared[name].at[own] for name in ("q_smem", "do_smem")}
+        mine = shared | {
+            name: shared[name].at[own] for name in ("q_smem", "do_smem", "out_smem", "delta_smem")
+        }
+        plgpu.barrier_wait(mine.pop("own_full"))
+        delta = _row_sums(mine.pop("out_smem"), mine["do_smem"])
+        delta_smem = mine.pop("delta_smem")
+        delta_smem[...] = delta
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(delta_smem, delta_ref.at[batch, head, pl.ds(row, ROWS)])
         queries = _Queries(
             row=row,
             lse=tiles.load_rows(lse_ref, (batch, head), row),
-            delta=tiles.load_rows(delta_ref, (batch, head), row),
+            delta=delta,
             start=None if start_ref is None else tiles.load_rows(start_ref, (batch,), row),
             high=high, first=first, stop=stop,
             problem=problem, sizes=sizes, **mine,
@@ -172,6 +187,12 @@ def _query_block(
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(mine["q_smem"], dq_ref.at[batch, pl.ds(row, ROWS), head])
         plgpu.wait_smem_to_gmem(0)
+
+
+def _row_sums(out_smem: Any, do_smem: Any) -> jax.Array:
+    """delta, in float32: its error is multiplied by every weight of the row."""
+    out, do = (plgpu.load(x, layout=TILE).astype(jnp.float32) for x in (out_smem, do_smem))
+    return (out * do).sum(axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,14 +212,12 @@ class _Queries:
     do_smem: Any
     k_smem: Any
     v_smem: Any
-    own_full: Any
     k_full: Any
     v_full: Any
     k_empty: Any
     v_empty: Any
 
     def gradient(self) -> jax.Array:
-        plgpu.barrier_wait(self.own_full)
         diagonal, plain, count = spans.step_kinds(
             self.row, self.first, self.stop, self.sizes.tile, self.problem, self.high
         )
@@ -267,11 +286,13 @@ def grad_kv(
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
     start_BT: jax.Array | None,
+    lse_BNT: jax.Array,
+    delta_BNT: jax.Array,
     do_BTNH: jax.Array,
-    rows: tuple[jax.Array, jax.Array],
     problem: Problem,
     sizes: BackwardSizes,
 ) -> tuple[jax.Array, jax.Array]:
+    """dk and dv."""
     B, S, K, H = k_BSKH.shape
     blocks = pl.cdiv(S, sizes.owned)
     own = tiles.smem((sizes.owned, H), k_BSKH.dtype)
@@ -308,7 +329,8 @@ def grad_kv(
     )
     last_BI = spans.last_queries(start_BT, sizes.owned, blocks)
     start_BT = spans.whole_blocks(start_BT, sizes.tile)
-    lse_BNT, delta_BNT = _padded(rows, sizes.tile)
+    T = q_BTNH.shape[1]
+    lse_BNT, delta_BNT = (_long_enough(x, T, sizes.tile) for x in (lse_BNT, delta_BNT))
     return kernel(q_BTNH, k_BSKH, v_BSKH, do_BTNH, lse_BNT, delta_BNT, start_BT, last_BI)
 
 
