@@ -12,6 +12,7 @@ import numpy as np
 from kernels.attention import tuning
 from kernels.attention.backward import backward
 from kernels.attention.forward import forward
+from kernels.attention.partition import partitioned_backward, partitioned_forward
 from kernels.attention.tiles import Problem
 
 _ROWS = 8  # TMA moves rows by eights
@@ -59,18 +60,33 @@ def _attention(
     problem: Problem,
     sizes: tuning.Sizes,
 ) -> jax.Array:
-    return forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes.forward)[0]
+    return _attention_forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes)[0]
 
 
 def _attention_forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes):
-    out_BTNH, lse_BNT = forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes.forward)
-    return out_BTNH, (q_BTNH, k_BSKH, v_BSKH, start_BT, out_BTNH, lse_BNT)
+    packed, group = start_BT is not None, q_BTNH.shape[2] // k_BSKH.shape[2]
+
+    def run(q_BTNH, k_BSKH, v_BSKH, start_BT=None):
+        return forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes.forward)
+
+    inputs = (q_BTNH, k_BSKH, v_BSKH, *([start_BT] if packed else []))
+    out_BTNH, lse_BNL = partitioned_forward(run, packed, group)(*inputs)
+    return out_BTNH, (inputs, out_BTNH, lse_BNL)
 
 
 def _attention_backward(problem, sizes, kept, do_BTNH):
-    start_BT = kept[3]
-    grads = backward(*kept, do_BTNH, problem, sizes.grad_q, sizes.grad_kv)
-    none = None if start_BT is None else np.zeros(start_BT.shape, jax.dtypes.float0)
+    inputs, out_BTNH, lse_BNL = kept
+    (q_BTNH, k_BSKH, _), start = inputs[:3], inputs[3:]
+    packed, group = bool(start), q_BTNH.shape[2] // k_BSKH.shape[2]
+
+    def run(q_BTNH, k_BSKH, v_BSKH, *more):
+        start_BT = more[0] if packed else None
+        return backward(
+            q_BTNH, k_BSKH, v_BSKH, start_BT, *more[-3:], problem, sizes.grad_q, sizes.grad_kv
+        )
+
+    grads = partitioned_backward(run, packed, group)(*inputs, out_BTNH, lse_BNL, do_BTNH)
+    none = np.zeros(start[0].shape, jax.dtypes.float0) if packed else None
     return *grads, none
 
 

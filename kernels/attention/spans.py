@@ -47,7 +47,7 @@ def keys_seen(row: Any, queries: int, keys: int, problem: Problem, low: Any) -> 
 
     `low` is the first key of any of their documents, None without documents.
     """
-    stop = pl.cdiv(problem.keys, keys)
+    stop: Any = pl.cdiv(problem.keys, keys)
     if problem.causal:
         stop = lax.min(stop, pl.cdiv(row + queries, keys))
     return 0 if low is None else lax.div(low, keys), stop

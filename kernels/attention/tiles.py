@@ -36,8 +36,9 @@ class Problem:
 
 def smem(shape: tuple[int, ...], dtype: Any) -> Any:
     """Shared memory that TMA fills and the matrix units read."""
-    transforms = (plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128))
-    return plgpu.SMEM(shape, dtype, transforms=transforms)
+    tiling: Any = plgpu.TilingTransform
+    swizzle: Any = plgpu.SwizzleTransform
+    return plgpu.SMEM(shape, dtype, transforms=(tiling((8, 64)), swizzle(128)))
 
 
 def zeros(shape: tuple[int, ...], layout: Any) -> jax.Array:
@@ -45,12 +46,12 @@ def zeros(shape: tuple[int, ...], layout: Any) -> jax.Array:
     return plgpu.layout_cast(jnp.zeros(shape, jnp.float32), layout)
 
 
-def places(shape: tuple[int, int], axis: int, first: Any) -> jax.Array:
+def places(shape: tuple[int, ...], axis: int, first: Any) -> jax.Array:
     """first + index along `axis`, for every score of a tile."""
     return plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=TILE) + first
 
 
-def along(x: jax.Array, shape: tuple[int, int], axis: int) -> jax.Array:
+def along(x: jax.Array, shape: tuple[int, ...], axis: int) -> jax.Array:
     """The vector `x` along `axis` of a tile."""
     return lax.broadcast_in_dim(x, shape, [axis])
 

@@ -41,8 +41,8 @@ def with_gradients(function, q, k, v, do) -> tuple[Array, ...]:
 
 def errors(found: tuple[Array, ...], wanted: tuple[np.ndarray, ...]) -> list[float]:
     return [
-        # With one key to see, the gradients of q and k are 0.
-        np.linalg.norm(np.asarray(x, np.float64) - y) / max(np.linalg.norm(y), 1e-3)
+        # Where every query sees one key, the gradients of q and k are 0: then the error itself.
+        np.linalg.norm(np.asarray(x, np.float64) - y) / max(np.linalg.norm(y), 1)
         for x, y in zip(found, wanted, strict=True)
     ]
 
@@ -51,8 +51,8 @@ SMALL = Sizes(ForwardSizes(64, 2, 2), BackwardSizes(64, 1, 2), BackwardSizes(64,
 WIDE = Sizes(ForwardSizes(128, 1, 2), BackwardSizes(128, 2, 2), BackwardSizes(128, 1, 3))
 INTERPRETED = {
     # T, S, N, K, H, causal, longest document, dtype, sizes
-    "causal, group of 3": (130, 130, 3, 1, 64, True, None, "bfloat16", SMALL),
-    "packed, ragged": (203, 203, 1, 1, 64, True, 90, "float16", SMALL),
+    "causal, group of 3": (100, 100, 3, 1, 64, True, None, "bfloat16", SMALL),
+    "packed, ragged": (150, 150, 1, 1, 64, True, 60, "float16", SMALL),
     "packed, short documents": (200, 200, 1, 1, 64, True, 20, "bfloat16", WIDE),
     "full, fewer keys": (130, 75, 1, 1, 128, False, None, "bfloat16", SMALL),
     "causal, more queries than keys": (130, 70, 1, 1, 128, True, None, "float16", SMALL),
