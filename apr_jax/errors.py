@@ -14,3 +14,8 @@ class UserError(Exception):
 
 def _printable(character: str) -> str:
     return character if character.isprintable() else repr(character)[1:-1]
+
+
+def short(text: str) -> str:
+    """`text` for a message, cut at 80 characters: what a file holds can be of any length."""
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -13,6 +13,9 @@ from typing import Any, BinaryIO
 
 from apr_jax.errors import UserError
 
+MOST_BYTES = 1 << 26
+"""Of a file that is read whole: the largest `tokenizer.json` known have some 40 MB."""
+
 _WRITEBACK_BYTES = 1 << 20
 
 
@@ -29,7 +32,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
       WriteError: the operating system refused; says the path and its reason.
     """
-    target = pathlib.Path(path)
+    target = target_path(path)
     temporary: str | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +60,24 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file to read its bytes. A pipe, which could block for ever, is an OSError."""
-    mode = os.stat(path).st_mode
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "its name has a NUL byte", os.fspath(path)) from error
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a folder says so by itself
         raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", os.fspath(path))
     return open(path, "rb")
+
+
+def target_path(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path that is to be written.
+
+    Raises:
+      WriteError: no system has files of such a name.
+    """
+    if "\0" in os.fspath(path):
+        raise WriteError(f"{path}: cannot be written (its name has a NUL byte)")
+    return pathlib.Path(path)
 
 
 def begin_writeback(file: BinaryIO, offset: int, nbytes: int) -> None:
@@ -89,17 +106,31 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     )
 
 
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a file that is read whole.
+
+    Raises:
+      UserError: the file cannot be read, or has more than `MOST_BYTES`.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_BYTES:
+                raise UserError(f"{path}: has {size:,} bytes, more than {MOST_BYTES:,}")
+            return file.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The JSON value in `path`.
 
     Raises:
-      UserError: the file is missing or is not JSON.
+      UserError: the file is missing, has more than `MOST_BYTES`, or is not JSON.
     """
+    data = read_bytes(path)
     try:
-        with open_regular(path) as file:
-            return json.loads(file.read())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from error
 

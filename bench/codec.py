@@ -31,6 +31,7 @@ from experiments import program
 
 _ROWS = flags.DEFINE_integer("rows", 8192, "Rows of the matrix of 1024 columns that is decoded.")
 _TURNS = flags.DEFINE_integer("turns", 7, "Turns that ours and the peer take; the best counts.")
+_TASK = flags.DEFINE_string("task", "", "Only the rows whose task holds this text.")
 _FOLDER = flags.DEFINE_string(
     "folder", None, "Where the files of 1 GB go, four at once; unset for the system's folder."
 )
@@ -58,7 +59,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=_FOLDER.value) as folder:
         for contests in (_decoding(), _files(pathlib.Path(folder))):
             for contest in contests:
-                print(_row(contest), flush=True)
+                if _TASK.value in contest.task:
+                    print(_row(contest), flush=True)
     return 0
 
 

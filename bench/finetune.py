@@ -20,6 +20,7 @@ _STEPS = flags.DEFINE_integer("steps", 40, "Optimiser steps; the first is not ti
 _BATCH = flags.DEFINE_integer("batch_size", 8, "Sequences a step.")
 _SEQ = flags.DEFINE_integer("seq_length", 2048, "Tokens a sequence.")
 _ATTENTION = flags.DEFINE_string("attention", "auto", "As experiments.finetune takes it.")
+_LOSS = flags.DEFINE_string("loss_impl", "auto", "As experiments.finetune takes it.")
 _PARALLEL = flags.DEFINE_string("parallel", "pmap", "As experiments.finetune takes it.")
 _REMAT = flags.DEFINE_bool("remat", False, "As experiments.finetune takes it.")
 
@@ -33,7 +34,8 @@ def main() -> int:
     for folder, tokens, seed in ((train_shards, 4_000_000, 0), (val_shards, 40_000, 1)):
         if not folder.exists():
             write_random_shards(folder, tokens, QWEN2_5_0_5B.vocab_size, seed)
-    run = f"{_PARALLEL.value}-{_ATTENTION.value}-b{_BATCH.value}-t{_SEQ.value}-remat{_REMAT.value}"
+    impls = f"{_PARALLEL.value}-{_ATTENTION.value}-{_LOSS.value}"
+    run = f"{impls}-b{_BATCH.value}-t{_SEQ.value}-remat{_REMAT.value}"
     shutil.rmtree(out / run, ignore_errors=True)  # a finished run would only be told again
     report = train(
         TrainConfig(
@@ -46,6 +48,7 @@ def main() -> int:
             batch_size=_BATCH.value,
             seq_length=_SEQ.value,
             attention=_ATTENTION.value,
+            loss_impl=_LOSS.value,
             parallel=_PARALLEL.value,
             remat=_REMAT.value,
             lr=1e-5,
@@ -56,7 +59,8 @@ def main() -> int:
     )
     use = report["model_flops_utilisation"]
     print(
-        f"| {report['versions']['device']} | {report['attention']}, {_PARALLEL.value}"
+        f"| {report['versions']['device']} | {report['attention']}, loss {report['loss_impl']}, "
+        f"{_PARALLEL.value}"
         f"{', remat' if _REMAT.value else ''}, B = {_BATCH.value}, T = {_SEQ.value} "
         f"| {report['tokens_per_second']:,.0f} "
         f"| {'unknown' if use is None else f'{use:.3f}'} "

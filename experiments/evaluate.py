@@ -9,7 +9,7 @@ from apr_jax.files import finite
 from apr_jax.text.batches import Shards
 from apr_jax.train import gates
 from apr_jax.train.data import EvalBatches, masking_eos
-from apr_jax.train.devices import memory_explained, model_options, versions
+from apr_jax.train.devices import choose_loss, memory_explained, model_options, versions
 from apr_jax.train.evaluate import evaluate_file
 from apr_jax.train.parallel import DataParallel
 from apr_jax.train.prepare import compare_tokenizer, require_positions
@@ -31,6 +31,9 @@ _ATTENTION = flags.DEFINE_enum(
     ["auto", "xla", "cudnn", "pallas"],
     "auto: the fastest that fits: pallas on Hopper GPUs, cudnn, xla.",
 )
+_LOSS = flags.DEFINE_enum(
+    "loss_impl", "auto", ["auto", "xla", "pallas"], "auto: pallas where it fits, else xla."
+)
 _PARALLEL = flags.DEFINE_enum("parallel", "pmap", ["pmap", "jit"], "How steps reach the devices.")
 flags.mark_flags_as_required(["apr", "shards", "out"])
 
@@ -39,7 +42,7 @@ def main() -> int:
     """Run with the flags; 0 when the model knows more than a uniform guess."""
     shards, parallel = Shards(_SHARDS.value), DataParallel(_PARALLEL.value)
     with open_checkpoint(_APR.value) as checkpoint:
-        head_dim = checkpoint.config.head_dim
+        config = checkpoint.config
         require_positions(checkpoint, _SEQ.value)
         unknown_tokenizer = compare_tokenizer(checkpoint, shards)
     parallel.check_batch(_BATCH.value, "batch_size")
@@ -51,7 +54,10 @@ def main() -> int:
         eos_id=masking_eos(shards, _MASK.value),
     )
     options = model_options(
-        _DTYPE.value, _ATTENTION.value, mask_documents=_MASK.value, head_dim=head_dim
+        _DTYPE.value, _ATTENTION.value, mask_documents=_MASK.value, head_dim=config.head_dim
+    )
+    options |= choose_loss(
+        _LOSS.value, config, options["compute_dtype"], partitioned=parallel.partitioned
     )
     with memory_explained(f"lower batch_size ({_BATCH.value})"):
         found, config = evaluate_file(_APR.value, shards, batches, parallel, **options)
@@ -77,6 +83,7 @@ def main() -> int:
             else [],
             "compute_dtype": options["compute_dtype"].name,
             "attention": options["attention_impl"],
+            "loss_impl": options["loss_impl"],
             "versions": versions(),
         },
         [

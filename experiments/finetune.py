@@ -37,6 +37,9 @@ _ATTENTION = flags.DEFINE_enum(
     ["auto", "xla", "cudnn", "pallas"],
     "auto: the fastest that fits: pallas on Hopper GPUs, cudnn, xla.",
 )
+_LOSS = flags.DEFINE_enum(
+    "loss_impl", "auto", ["auto", "xla", "pallas"], "auto: pallas where it fits, else xla."
+)
 _REMAT = flags.DEFINE_bool("remat", False, "Recompute layers backward: less memory, more time.")
 _PARALLEL = flags.DEFINE_enum("parallel", "pmap", ["pmap", "jit"], "How steps reach the devices.")
 _SAVE_DTYPE = flags.DEFINE_enum(
@@ -87,6 +90,7 @@ def main() -> int:
         mask_documents=_MASK.value,
         compute_dtype=_DTYPE.value,
         attention=_ATTENTION.value,
+        loss_impl=_LOSS.value,
         remat=_REMAT.value,
         parallel=_PARALLEL.value,
         save_dtype=_SAVE_DTYPE.value,

@@ -4,13 +4,17 @@ import os
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
+from apr_jax.codec import Coverage
 from apr_jax.errors import UserError
-from apr_jax.files import write_json
+from apr_jax.files import read_json, write_json
+
+_MODEL_FILES = (".apr", ".gguf")
+_SHOWN = 20
 
 
 def run(main: Callable[[], int]) -> None:
@@ -26,12 +30,61 @@ def report(
 ) -> None:
     """Write `values` to `out`/report.json (when there is an `out`) and print the summary lines.
 
-    The report's `status` is OK unless `values` say otherwise.
+    Of an `out` that is a model file the report is `out`.report.json. Another program's report is
+    left alone: this one then has the name of its program. The report's `status` is OK unless
+    `values` say otherwise.
     """
     if out:
-        write_json(pathlib.Path(out) / "report.json", {"status": "OK"} | values)
+        program = pathlib.Path(sys.argv[0]).stem
+        write_json(
+            _report_path(pathlib.Path(out), program),
+            {"status": "OK", "program": program} | values,
+        )
     for line in summary:
         print(line)
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines with columns of one width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+def differences(coverage: Coverage, rest: str) -> Iterator[str]:
+    """The first tensors that are missing, left over or misshapen; `rest` says where all are."""
+    columns = ("name", "difference", "found", "needed")
+    rows = coverage.rows()
+    if rows:
+        cells = [[printable(str(row.get(key, ""))) for key in columns] for row in rows[:_SHOWN]]
+        yield from table([columns, *cells])
+    if len(rows) > _SHOWN:
+        yield f"  ... and {len(rows) - _SHOWN} more, all {rest}"
+
+
+def printable(text: str) -> str:
+    """A name from a file, so that it cannot command the terminal."""
+    return text if text.isprintable() else ascii(text)
+
+
+def _report_path(out: pathlib.Path, program: str) -> pathlib.Path:
+    if out.suffix in _MODEL_FILES and not out.is_dir():
+        return out.with_name(f"{out.name}.report.json")
+    path = out / "report.json"
+    if not path.exists() or _program_of(path) == program:
+        return path
+    own = out / f"{program}.report.json"
+    print(f"{path} is of another program and stays; this report is {own}", file=sys.stderr)
+    return own
+
+
+def _program_of(path: pathlib.Path) -> str | None:
+    try:
+        found = read_json(path)
+    except UserError:
+        return None
+    return found.get("program") if isinstance(found, dict) else None
 
 
 def finish_training(values: dict[str, Any], out: str) -> int:

@@ -5,6 +5,7 @@ the table here are translated: another one would tokenise, and wrongly.
 """
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from gguf import TokenType
 
 from apr_jax.codec.errors import TokenizerLeftOut
+from apr_jax.errors import short
 
 _Path = str | os.PathLike[str]
 
@@ -104,8 +106,8 @@ class Bpe:
         if not isinstance(rule, str) or rule not in _RULES:
             raise TokenizerLeftOut(
                 path,
-                f"pre-tokeniser is {rule!r}, known are {', '.join(_RULES)}: take the tokenizer "
-                "files from the model's source",
+                f"pre-tokeniser is {short(repr(rule))}, known are {', '.join(_RULES)}: take the "
+                "tokenizer files from the model's source",
             )
         tokens, types, merges = (keys.get(key, ()) for key in ("tokens", "token_type", "merges"))
         if not (_all(tokens, str) and _all(types, int) and _all(merges, str)):
@@ -127,6 +129,15 @@ class Bpe:
         }
 
     @classmethod
+    def from_file(cls, data: bytes, rows: int, path: _Path) -> "Bpe":
+        """Read the bytes of a tokenizer.json, as `from_json` does its content."""
+        try:
+            root = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise TokenizerLeftOut(path, f"tokenizer.json is not JSON ({error})") from error
+        return cls.from_json(root, rows, path)
+
+    @classmethod
     def from_json(cls, root: Any, rows: int, path: _Path) -> "Bpe":
         """Read a tokenizer.json for a model with so many rows; ids that it leaves free are unused.
 
@@ -145,9 +156,10 @@ class Bpe:
             merges = [" ".join(_sides(merge, path)) for merge in model["merges"]]
             first = _first_special(root, {token: id_ for id_, token in names.items()}, path)
             sound = all(type(id_) is int and 0 <= id_ < rows for id_ in names)
-        except (AttributeError, KeyError, TypeError) as error:
+            "".join([*names.values(), *merges]).encode()  # halves of surrogate pairs are no text
+        except (AttributeError, KeyError, TypeError, UnicodeEncodeError) as error:
             raise TokenizerLeftOut(
-                path, f"is not a byte-level BPE tokenizer ({error!r})"
+                path, f"is not a byte-level BPE tokenizer ({short(repr(error))})"
             ) from error
         if not sound:
             raise TokenizerLeftOut(path, f"has ids outside of the model's {rows} rows")
@@ -169,7 +181,8 @@ class Bpe:
         merges = [_sides(merge, path) for merge in self.merges]
         for left, right in merges:
             if not {left, right, left + right} <= ids.keys():
-                raise TokenizerLeftOut(path, f"merge {left!r} {right!r} is not one of its tokens")
+                merge = short(f"{left!r} {right!r}")
+                raise TokenizerLeftOut(path, f"merge {merge} is not one of its tokens")
         rule = _RULES[self.rule]
         return {
             "version": "1.0",
@@ -210,7 +223,8 @@ class Bpe:
         ids: dict[str, int] = {}
         for id_, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True)):
             if kind == TokenType.NORMAL and ids.setdefault(token, id_) != id_:
-                raise TokenizerLeftOut(path, f"token {token!r} has ids {ids[token]} and {id_}")
+                name = short(repr(token))
+                raise TokenizerLeftOut(path, f"token {name} has ids {ids[token]} and {id_}")
         return ids
 
     def _post_processor(self, path: _Path) -> dict[str, Any]:
@@ -238,7 +252,7 @@ def _all(values: Any, kind: type) -> bool:
 def _sides(merge: Any, path: _Path) -> list[str]:
     sides = merge.split(" ") if isinstance(merge, str) else merge
     if not _all(sides, str) or len(sides) != 2 or not all(sides) or " " in "".join(sides):
-        raise TokenizerLeftOut(path, f"merge {merge!r} is not two tokens")
+        raise TokenizerLeftOut(path, f"merge {short(repr(merge))} is not two tokens")
     return sides
 
 

@@ -19,20 +19,26 @@ from apr_jax.codec.errors import (
     SizeMismatch,
     UnknownFormat,
     Unreadable,
-    UnsupportedDtype,
 )
 from apr_jax.codec.gguf_file import GgufFile
 from apr_jax.codec.header import MAGIC
-from apr_jax.codec.hf_folder import CONFIG, HfFolder
+from apr_jax.codec.hf_folder import HfFolder
 from apr_jax.codec.qwen2 import EMBEDDING, HEAD, Coverage, Qwen2Config, coverage
 from apr_jax.codec.reader import AprFile, open_apr
-from apr_jax.files import open_regular
+from apr_jax.errors import short
+from apr_jax.files import open_regular, read_bytes
 
 _GGUF_MAGIC = b"GGUF"
 
 
 def open_checkpoint(
-    path: str | os.PathLike[str], *, strict: bool = False, dtype: Any = None, retag: bool = False
+    path: str | os.PathLike[str],
+    *,
+    strict: bool = False,
+    dtype: Any = None,
+    retag: bool = False,
+    mend_names: bool = False,
+    config: str | os.PathLike[str] | None = None,
 ) -> "Checkpoint":
     """Open a Qwen2 or Llama checkpoint: `.apr`, HuggingFace folder, safetensors file or GGUF.
 
@@ -45,14 +51,16 @@ def open_checkpoint(
       strict: refuse the oddities that `Checkpoint.problems` lists.
       dtype: the type in which every tensor is to be read; None leaves each in its own.
       retag: read F16 tensors that hold BF16 as BF16, and the other way round.
+      mend_names: give names the `model.` at their start that some writers stripped.
+      config: the `config.json` of a safetensors file that does not lie beside it.
 
     Raises:
       AprError: the file is not readable or contradicts itself.
       ConfigError: the configuration is incomplete or not plain Qwen2 or Llama.
     """
-    source = _open_source(pathlib.Path(path))
+    source = _open_source(pathlib.Path(path), config)
     try:
-        checkpoint = Checkpoint(source, dtype, retag=retag)
+        checkpoint = Checkpoint(source, dtype, retag=retag, mend_names=mend_names)
         if strict and checkpoint.problems:
             raise checkpoint.problems[0]
     except BaseException:
@@ -75,12 +83,24 @@ class Checkpoint:
       left_out: the stored tensors that are not in `names`, each with the reason.
       companions: the tokenizer and generation files that lie beside the model.
       retagged: the tensors that are read in another type than their tag says, each with the reason.
+      renamed: whether the names were given their `model.`.
     """
 
-    def __init__(self, source: _Source, dtype: Any = None, *, retag: bool = False) -> None:
+    def __init__(
+        self,
+        source: _Source,
+        dtype: Any = None,
+        *,
+        retag: bool = False,
+        mend_names: bool = False,
+    ) -> None:
         self.path = pathlib.Path(source.path)
         self._source = source
         self._dtype = None if dtype is None else np.dtype(dtype)
+        self.renamed = False
+        if mend_names and not isinstance(source, GgufFile) and claims.lacks_prefix(source.names):
+            source.rename({name: claims.with_prefix(name) for name in source.names})
+            self.renamed = True
         if isinstance(source, AprFile):
             self.format = "apr"
             tied = head.is_tied(source)
@@ -92,7 +112,8 @@ class Checkpoint:
             self.companions = []
         else:
             self.format = "safetensors"
-            self.config = Qwen2Config.from_hf(source.config(), str(source.folder / CONFIG))
+            self._hf_config = source.config()
+            self.config = Qwen2Config.from_hf(self._hf_config, str(source.config_path))
             head.require_agreement(source, self.config.tied)
             self.companions = folders.companions(source.folder)
         wrong = self.mislabelled if retag else {}
@@ -122,13 +143,19 @@ class Checkpoint:
     def companion_files(self) -> dict[str, bytes]:
         """What travels with the model, content by name: files beside it, or its own vocabulary."""
         if self.companions:
-            return {file.name: file.read_bytes() for file in self.companions}
+            return {file.name: read_bytes(file) for file in self.companions}
         return self._embedded[0]
 
     @property
     def notes(self) -> list[str]:
         """What could not come along, such as a vocabulary whose pre-tokeniser is not known."""
-        return [] if self.companions else self._embedded[1]
+        notes = [] if self.companions else self._embedded[1]
+        if self.format == "safetensors":
+            held = {self.stored(name) for name in self.names}
+            notes = [*claims.unkept(self._hf_config, held), *notes]
+        if self.renamed:
+            notes = ["the names lacked the `model.` at their start, which was put back", *notes]
+        return notes
 
     def coverage(self) -> Coverage:
         """How names and shapes compare with what the configuration needs, both ways."""
@@ -181,11 +208,7 @@ class Checkpoint:
         Raises:
           UnsupportedDtype: safetensors has types that `.apr` has not.
         """
-        stored = self._source.info(name).dtype
-        if stored not in dtypes.BY_NAME:
-            raise UnsupportedDtype(
-                self.path, f"has type {stored}, which .apr files cannot hold", tensor=name
-            )
+        stored = dtypes.find(self._source.info(name).dtype, self.path, name).name
         return mislabel.OTHER[stored] if name in self.retagged else stored
 
     def raw(self, name: str) -> Buffer:
@@ -209,6 +232,11 @@ class Checkpoint:
         """Whether `read` decodes the tensor, from a type that NumPy has not."""
         return dtypes.BY_NAME[self.stored(name)].numpy is None
 
+    def is_narrowed(self, name: str) -> bool:
+        """Whether the type that was asked for does not hold every value of the tensor's own."""
+        native = dtypes.BY_NAME[self.stored(name)].numpy or np.dtype(np.float32)
+        return self._dtype is not None and not np.can_cast(native, self._dtype)
+
     def nbytes(self, name: str) -> int:
         """The size of what `read` returns, in bytes."""
         return math.prod(self.shape(name)) * self.dtype(name).itemsize
@@ -219,9 +247,13 @@ class Checkpoint:
         Raises:
           NoSuchTensor: not among `names`.
           UnsupportedDtype: as for `dtype`.
-          OutOfRange: a finite value is none in the type that was asked for.
+          OutOfRange: in the type that was asked for a finite value is none, or all become zeros.
           SizeMismatch: the stored bytes are not as many as the shape needs.
         """
+        return self._cast(name, self.read_uncast(name))
+
+    def read_uncast(self, name: str) -> np.ndarray:
+        """What `read` returns where no type is asked for."""
         if name in self.left_out:
             raise NoSuchTensor(self.path, self.left_out[name], tensor=name)
         self.dtype(name)
@@ -231,11 +263,12 @@ class Checkpoint:
         if array.shape != self.shape(name):
             raise SizeMismatch(
                 self.path,
-                f"has {array.size:,} elements, its shape {list(self.shape(name))} needs another "
+                f"has {array.size:,} elements, its shape {short(str(list(self.shape(name))))} "
+                "needs another "
                 "number; import the model again from its source",
                 tensor=name,
             )
-        return self._cast(name, array)
+        return array
 
     def close(self) -> None:
         """Let go of the files. Arrays that were read stay valid."""
@@ -258,6 +291,12 @@ class Checkpoint:
                 f"has values beyond the range of {self._dtype}; choose a wider type",
                 tensor=name,
             )
+        if not cast.any() and array.any():
+            raise OutOfRange(
+                self.path,
+                f"has values so small that all are zero as {self._dtype}; choose a wider type",
+                tensor=name,
+            )
         return cast
 
     @functools.cached_property
@@ -274,7 +313,9 @@ class Checkpoint:
                 yield name, "a buffer that follows from rope_theta, not a parameter"
 
 
-def _open_source(path: pathlib.Path) -> _Source:
+def _open_source(path: pathlib.Path, config: str | os.PathLike[str] | None) -> _Source:
+    if config is not None and (path.is_dir() or path.suffix != ".safetensors"):
+        raise UnknownFormat(path, "has its own configuration; only a .safetensors file takes one")
     if path.is_dir():
         return HfFolder(path)
     try:
@@ -287,7 +328,7 @@ def _open_source(path: pathlib.Path) -> _Source:
     if magic == _GGUF_MAGIC or path.suffix == ".gguf":
         return GgufFile(path)
     if path.suffix == ".safetensors":
-        return HfFolder(path)
+        return HfFolder(path, config)
     raise UnknownFormat(
         path, "is neither an .apr or GGUF file, nor a HuggingFace folder, nor a .safetensors file"
     )

@@ -1,11 +1,15 @@
 """What a checkpoint says of itself, held against what its tensors and its other entries say."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from apr_jax.codec import dtypes
 from apr_jax.codec.errors import ArchitectureClaim
-from apr_jax.codec.qwen2 import HF_CLASSES, Coverage, Qwen2Config
+from apr_jax.codec.qwen2 import EMBEDDING, HEAD, HF_CLASSES, Coverage, Qwen2Config
+from apr_jax.errors import short
+
+_PREFIX = "model."
 
 # Entries that repeat another: their own place in the metadata, and what they repeat.
 _REPEATS = {
@@ -37,14 +41,16 @@ def oddities(
         if claim is not None and meant is not None and claim != meant:
             yield ArchitectureClaim(
                 path,
-                f"metadata has {key}={claim!r} beside architecture={family!r}, which is {meant!r}; "
-                "the tensors decide",
+                f"metadata has {key}={short(repr(claim))} beside architecture={family!r}, "
+                f"which is {meant!r}; the tensors decide",
             )
     for key, repeated in _REPEATS.items():
         ours, theirs = metadata.get(repeated), metadata.get(key)
         if ours is not None and theirs is not None and ours != theirs:
             yield ArchitectureClaim(
-                path, f"metadata has {repeated}={ours!r} but {key}={theirs!r}; keep the true one"
+                path,
+                f"metadata has {repeated}={short(repr(ours))} but {key}={short(repr(theirs))}; "
+                "keep the true one",
             )
 
 
@@ -62,10 +68,14 @@ def family_of(names: Iterable[str]) -> str | None:
     return "llama" if any(name.endswith(".q_proj.weight") for name in names) else None
 
 
-def contradiction(config: Qwen2Config, found: Coverage, names: Iterable[str]) -> str:
+def contradiction(config: Qwen2Config, found: Coverage, names: Sequence[str]) -> str:
     """What a known pattern of differences means, as the start of a message; empty if none is."""
     family = family_of(names)
-    if found.complete or family in (None, config.architecture):
+    if found.complete:
+        return ""
+    if lacks_prefix(names):
+        return "the names lack the `model.` at their start, which import_checkpoint puts back; "
+    if family in (None, config.architecture):
         return ""
     if family == "llama":
         biases = sum(name.endswith("_proj.bias") for name in found.missing)
@@ -77,3 +87,34 @@ def contradiction(config: Qwen2Config, found: Coverage, names: Iterable[str]) ->
         f"the configuration says {config.architecture}, but the tensors are of {family}"
         f"{'' if family == 'qwen2' else ', which is not supported'}; "
     )
+
+
+def lacks_prefix(names: Iterable[str]) -> bool:
+    """Whether a writer stripped the `model.` from the names, as in files of January 2026."""
+    names = set(names)
+    stripped = EMBEDDING.removeprefix(_PREFIX) in names
+    return stripped and not any(name.startswith(_PREFIX) for name in names)
+
+
+def with_prefix(name: str) -> str:
+    """A tensor's name with the `model.` that was stripped; a head never had it."""
+    return name if name == HEAD else f"{_PREFIX}{name}"
+
+
+def unkept(config: Mapping[str, Any], stored: set[str]) -> Iterator[str]:
+    """What a `config.json` says and an `.apr` file does not keep, or that is not so.
+
+    Args:
+      config: the content of the file.
+      stored: the types of the tensors, as `.apr` files name them.
+    """
+    for key in ("bos_token_id", "eos_token_id"):
+        ids = config.get(key)
+        if isinstance(ids, list) and len(ids) > 1:
+            yield f"config.json has {key}={short(repr(ids))}, of which the first is kept"
+    if (pad := config.get("pad_token_id")) is not None:
+        yield f"config.json has pad_token_id={short(repr(pad))}, which .apr files do not keep"
+    claim = config.get("dtype") or config.get("torch_dtype")
+    held = sorted(str(dtypes.BY_NAME[name].torch) for name in stored)
+    if claim is not None and held != [claim]:
+        yield f"config.json says {short(repr(claim))}, the tensors are of {' and '.join(held)}"

@@ -11,6 +11,7 @@ from apr_jax.codec import threads
 from apr_jax.codec.checkpoint import Checkpoint
 from apr_jax.codec.errors import VerificationFailed
 from apr_jax.codec.qwen2 import Qwen2Config
+from apr_jax.errors import short
 from apr_jax.progress import Progress
 
 _ELEMENTS_AT_ONCE = 1 << 16
@@ -61,15 +62,29 @@ def same_values(left: np.ndarray, right: np.ndarray) -> bool:
 
 
 def relative_error(original: np.ndarray, values: np.ndarray) -> float:
-    """The Frobenius norm of the difference over that of `original`, in float64; 0 for zeros."""
+    """The Frobenius norm of the difference over that of `original`, in float64; 0 for zeros.
+
+    Elements that are not finite, in the one or the other, do not count.
+    """
     original, values = original.reshape(-1), values.reshape(-1)
+    # Squares of all narrower types are within the range of float64.
+    unit = _peak(original) if original.dtype == np.float64 else 1.0
     difference = total = 0.0
     for at in range(0, original.size, _ELEMENTS_AT_ONCE):
-        part = original[at : at + _ELEMENTS_AT_ONCE].astype(np.float64)
+        part = original[at : at + _ELEMENTS_AT_ONCE].astype(np.float64) / unit
         total += _sum_of_squares(part)
-        part -= values[at : at + _ELEMENTS_AT_ONCE]
+        with np.errstate(invalid="ignore"):
+            part -= values[at : at + _ELEMENTS_AT_ONCE].astype(np.float64) / unit
         difference += _sum_of_squares(part)
     return math.sqrt(difference / total) if total else 0.0
+
+
+def _peak(flat: np.ndarray) -> float:
+    """The largest finite magnitude; 1 where there is none but zero."""
+    starts = range(0, flat.size, _ELEMENTS_AT_ONCE)
+    parts = (np.abs(flat[at : at + _ELEMENTS_AT_ONCE]) for at in starts)
+    peak = max((part.max(where=np.isfinite(part), initial=0.0) for part in parts), default=0.0)
+    return float(peak) or 1.0
 
 
 def verify_copy(
@@ -98,7 +113,9 @@ def verify_copy(
         raise VerificationFailed(copy.path, f"reads back as {copy.config}, was written as {wanted}")
     if copy.names != original.names:
         different = sorted(set(copy.names) ^ set(original.names))
-        raise VerificationFailed(copy.path, f"holds other tensors: {', '.join(different[:5])}")
+        raise VerificationFailed(
+            copy.path, f"holds other tensors: {short(', '.join(different[:5]))}"
+        )
 
     hashes = hashes or {}
 
@@ -119,11 +136,12 @@ def verify_copy(
 
 
 def _sum_of_squares(part: np.ndarray) -> float:
+    part = np.where(np.isfinite(part), part, 0.0)
     return float(np.einsum("e,e->", part, part))  # BLAS's threads cost more than they save here
 
 
 def _same(original: Checkpoint, copy: Checkpoint, name: str) -> bool:
-    if original.stored(name) == copy.stored(name):
+    if original.stored(name) == copy.stored(name) and not original.is_cast:
         return same_bytes(
             np.frombuffer(original.raw(name), np.uint8), np.frombuffer(copy.raw(name), np.uint8)
         )

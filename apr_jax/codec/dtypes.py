@@ -5,11 +5,14 @@ A type whose `numpy` is None is quantised: `quantised.py` turns its bytes into f
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from apr_jax.codec.errors import ShapeTooLarge, UnsupportedDtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,3 +71,32 @@ BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES if dtype.numpy is not None}
 BY_CODE = {dtype.code: dtype for dtype in DTYPES} | {
     dtype.legacy_code: dtype for dtype in DTYPES if dtype.legacy_code is not None
 }
+
+
+def find(name: str, path: str | os.PathLike[str], tensor: str) -> Dtype:
+    """The row of a type as safetensors and GGUF name it.
+
+    Raises:
+      UnsupportedDtype: `.apr` files have no such type.
+    """
+    if name not in BY_NAME:
+        raise UnsupportedDtype(
+            path, f"has type {name}, which .apr files cannot hold", tensor=tensor
+        )
+    return BY_NAME[name]
+
+
+def shaped(
+    flat: np.ndarray, shape: tuple[int, ...], path: str | os.PathLike[str], tensor: str
+) -> np.ndarray:
+    """`flat` in the shape that a file says.
+
+    Raises:
+      ShapeTooLarge: NumPy has no arrays of this rank or extent.
+    """
+    try:
+        return flat.reshape(shape)
+    except (ValueError, OverflowError) as error:
+        raise ShapeTooLarge(
+            path, f"has a shape that NumPy cannot hold ({error})", tensor=tensor
+        ) from error

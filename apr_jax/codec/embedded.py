@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gguf import TokenType
+
 from apr_jax.codec.bpe import Bpe
 from apr_jax.codec.errors import TokenizerLeftOut
 from apr_jax.codec.gguf_file import GgufFile
@@ -19,9 +21,11 @@ _APR_KEYS = {
     "token_type": "tokenizer.token_type",
     "model": "tokenizer.model",
     "pre": "tokenizer.pre_type",
-    "bos_token_id": "tokenizer.bos_token_id",
     "add_bos_token": "tokenizer.add_bos_token",
+    **{f"{kind}_token_id": f"tokenizer.{kind}_token_id" for kind in ("bos", "eos", "padding")},
 }
+_SPECIAL = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token", "unknown": "unk_token"}
+"""How GGUF and `tokenizer_config.json` call one token."""
 
 Embedded = tuple[dict[str, bytes], list[str]]
 
@@ -38,6 +42,8 @@ def of_gguf(file: GgufFile) -> Embedded:
 def of_apr(file: AprFile) -> Embedded:
     """The files that the metadata of an `.apr` file yields, and notes, as for a GGUF."""
     keys = {key: file.metadata.get(own) for key, own in _APR_KEYS.items()}
+    if keys["model"] is None and file.metadata.get("tokenizer.model_type") == "BPE":
+        keys["model"] = "gpt2"  # which of its kinds, the name of the pre-tokeniser has to tell
     return _files(keys, file.metadata.get("chat_template"), file)
 
 
@@ -47,9 +53,25 @@ def _files(keys: Mapping[str, Any], template: Any, file: GgufFile | AprFile) -> 
     if keys.get("tokens"):
         try:
             content = Bpe.from_keys(keys, file.path).to_json(file.path)
-            files["tokenizer.json"] = json.dumps(content, indent=2, ensure_ascii=False).encode()
+            files["tokenizer.json"] = _json(content)
+            files["tokenizer_config.json"] = _json(_config(keys))
         except TokenizerLeftOut as error:
             notes.append(f"tokenizer left out: {error}")
     if isinstance(template, str) and files:
         files["chat_template.jinja"] = template.encode()
     return files, notes
+
+
+def _config(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells `transformers` which tokens are special; it adds one that is not in use."""
+    tokens, types = keys["tokens"], keys["token_type"]
+    names: dict[str, str | None] = dict.fromkeys(_SPECIAL.values())
+    for kind, name in _SPECIAL.items():
+        id_ = keys.get(f"{kind}_token_id")
+        if type(id_) is int and 0 <= id_ < len(tokens) and types[id_] != TokenType.UNUSED:
+            names[name] = tokens[id_]
+    return {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode()

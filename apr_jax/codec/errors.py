@@ -8,7 +8,7 @@ opening: the reader lists it, unraised, in `.problems`, and raises it when asked
 import os
 import typing
 
-from apr_jax.errors import UserError
+from apr_jax.errors import UserError, short
 
 if typing.TYPE_CHECKING:
     from apr_jax.codec.qwen2 import Coverage
@@ -32,7 +32,7 @@ class AprError(UserError):
         offset: int | None = None,
     ) -> None:
         where = os.fspath(path)
-        where += f": tensor {tensor!r}" if tensor is not None else ""
+        where += f": tensor {short(repr(tensor))}" if tensor is not None else ""
         where += f" at byte {offset:,}" if offset is not None else ""
         super().__init__(f"{where}: {message}")
         self.path, self.tensor, self.offset = os.fspath(path), tensor, offset
@@ -226,6 +226,10 @@ class IncompleteModel(AprError):
     def __init__(self, path: str | os.PathLike[str], message: str, *, coverage: "Coverage") -> None:
         super().__init__(path, message)
         self.coverage = coverage
+
+
+class ParameterClaim(AprError):
+    """The metadata gives another number of parameters than the model has."""
 
 
 class VerificationFailed(AprError):

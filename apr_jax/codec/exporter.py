@@ -10,11 +10,11 @@ from safetensors.numpy import save_file
 
 from apr_jax.codec import dtypes, folders
 from apr_jax.codec.checkpoint import Checkpoint, open_checkpoint
-from apr_jax.codec.compare import verify_copy
+from apr_jax.codec.compare import relative_error, verify_copy
 from apr_jax.codec.errors import FolderInUse, UnknownFormat, UnsupportedDtype
 from apr_jax.codec.gguf_export import write_gguf
 from apr_jax.codec.hf_folder import CONFIG, INDEX, SINGLE
-from apr_jax.files import WriteError, read_json, umask, write_json
+from apr_jax.files import WriteError, read_json, target_path, umask, write_json
 
 EXPORT_DTYPES = ("float32", "bfloat16", "float16")
 MAX_SHARD_BYTES = 5_000_000_000
@@ -46,14 +46,16 @@ def export_checkpoint(
         quantised to float32. Tensors that are decoded or cast take memory, a file of them at once.
 
     Returns:
-      The report: paths, counts, the files written, what was left out, and under `decoded` the
-      tensors that are quantised in the source.
+      The report: paths, counts, the files written, what was left out, under `decoded` the tensors
+      that are quantised in the source, and under `cast`, by name, the relative Frobenius error of
+      those that `dtype` does not hold in full.
 
     Raises:
-      AprError: the file is damaged, incomplete or not an `.apr`; or the folder is in use.
+      AprError: the file is damaged, incomplete or not an `.apr`; or the folder is in use; or in
+        `dtype` a finite value would be infinite, or a tensor all zeros.
       WriteError: the operating system refused.
     """
-    target = pathlib.Path(out)
+    target = target_path(out)
     to_gguf = target.suffix == ".gguf"
     if to_gguf and os.path.lexists(target):
         raise FolderInUse(target, "exists already; remove it, or choose another name")
@@ -107,6 +109,11 @@ def _summary(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": checkpoint.config.num_parameters(),
         "tensors": len(checkpoint.names),
         "left_out": checkpoint.left_out,
+        "cast": {
+            name: relative_error(checkpoint.read_uncast(name), checkpoint.read(name))
+            for name in checkpoint.names
+            if checkpoint.is_narrowed(name)
+        },
         "problems": [str(problem) for problem in checkpoint.problems],
     }
 

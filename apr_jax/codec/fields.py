@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from apr_jax.errors import UserError
+from apr_jax.errors import UserError, short
 
 # What a file may claim: sizes that index arrays, and no more layers than can be listed at once.
 MOST = 2**31 - 1
@@ -27,7 +27,9 @@ class Fields:
     def count(self, key: str, most: int = MOST) -> int:
         value = self._get(key)
         if not _is_integer(value) or not 0 < value <= most:
-            raise ConfigError(f"{self._source}: {key}={value!r} is not an integer from 1 to {most}")
+            raise ConfigError(
+                f"{self._source}: {key}={short(repr(value))} is not an integer from 1 to {most}"
+            )
         return int(value)
 
     def positive(self, key: str, default: float | None = None) -> float:
@@ -39,7 +41,9 @@ class Fields:
             or not isinstance(value, int | float)
             or not 0 < value <= _FLOAT32_MAX
         ):
-            raise ConfigError(f"{self._source}: {key}={value!r} is not a positive float32")
+            raise ConfigError(
+                f"{self._source}: {key}={short(repr(value))} is not a positive float32"
+            )
         # .apr files hold these as float32; its shortest decimal is what their writers meant.
         return float(str(np.float32(value))) if float(np.float32(value)) == value else float(value)
 
@@ -51,7 +55,7 @@ class Fields:
         if value is None:
             return None
         if not _is_integer(value) or not 0 <= value <= MOST:
-            raise ConfigError(f"{self._source}: {key}={value!r} is not a token id")
+            raise ConfigError(f"{self._source}: {key}={short(repr(value))} is not a token id")
         return int(value)
 
     def head_dim(self, key: str, hidden: int, heads: int) -> int:
@@ -69,13 +73,15 @@ class Fields:
         """An object; empty if the key is absent or null."""
         value = self._values.get(key) or {}
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{self._source}: {key}={value!r} is not an object")
+            raise ConfigError(f"{self._source}: {key}={short(repr(value))} is not an object")
         return value
 
     def flag(self, key: str) -> bool:
         value = self._get(key)
         if not isinstance(value, bool):
-            raise ConfigError(f"{self._source}: {key}={value!r} is neither true nor false")
+            raise ConfigError(
+                f"{self._source}: {key}={short(repr(value))} is neither true nor false"
+            )
         return value
 
     def _get(self, key: str) -> Any:

@@ -1,7 +1,6 @@
 """From `.apr` to a GGUF file, through the `gguf` package's writer, one tensor at a time."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Iterator
@@ -74,6 +73,7 @@ def write_gguf(checkpoint: Checkpoint, path: pathlib.Path) -> GgufExport:
                 progress.update()
         file.flush()
         with open_checkpoint(file.name) as copy:
+            copy.path = path  # the name that it is to get
             verify_copy(checkpoint, copy, config=config)
     return GgufExport(types, [*_rounding(checkpoint.config, config), *notes])
 
@@ -145,10 +145,8 @@ def _tokenizer(checkpoint: Checkpoint) -> tuple[dict[str, Any], list[str]]:
     if "tokenizer.json" not in files:
         return {}, checkpoint.notes or ["tokenizer left out: there is no tokenizer.json"]
     try:
-        root = json.loads(files["tokenizer.json"])
-        bpe = Bpe.from_json(root, checkpoint.config.vocab_size, checkpoint.path)
-    except ValueError as error:
-        return {}, [f"tokenizer left out: tokenizer.json is not JSON ({error})"]
+        rows = checkpoint.config.vocab_size
+        bpe = Bpe.from_file(files["tokenizer.json"], rows, checkpoint.path)
     except TokenizerLeftOut as error:
         return {}, [f"tokenizer left out: {error}"]
     keys: dict[str, Any] = {GGML + key: value for key, value in bpe.to_keys().items()}

@@ -24,6 +24,7 @@ from apr_jax.codec.errors import (
 from apr_jax.codec.header import ALIGNMENT, HEADER_BYTES, VERSION, Flags, Header, aligned
 from apr_jax.codec.index import TensorInfo
 from apr_jax.codec.qwen2 import HEAD
+from apr_jax.errors import short
 
 FOOTER_BYTES = 4
 
@@ -86,8 +87,8 @@ def _tensor(entry: TensorInfo, file_bytes: int, path: _Path) -> Iterator[Oddity]
     if not entry.fits_shape and not (entry.name == HEAD and entry.nbytes == 0):
         yield SizeMismatch(
             path,
-            f"has {entry.nbytes:,} bytes, {entry.dtype} {list(entry.shape)} needs another size; "
-            "its values are read flat",
+            f"has {entry.nbytes:,} bytes, {entry.dtype} "
+            f"{short(str(list(entry.shape)))} needs another size; its values are read flat",
             tensor=entry.name,
             offset=entry.start,
         )
@@ -121,7 +122,7 @@ def _overlaps(
         (0, HEADER_BYTES, "the header"),
         (header.metadata_offset, metadata_end, "the metadata"),
         (header.tensor_index_offset, index_end, "the tensor index"),
-        *((e.start, e.end, f"tensor {e.name!r}") for e in entries),
+        *((e.start, e.end, f"tensor {short(repr(e.name))}") for e in entries),
     ]
     end, last = 0, ""
     for start, stop, what in sorted(region for region in regions if region[1] > region[0]):

@@ -1,6 +1,5 @@
 """Tensors of a HuggingFace folder or a safetensors file, read lazily one at a time."""
 
-import contextlib
 import dataclasses
 import json
 import mmap
@@ -19,12 +18,11 @@ from apr_jax.codec.errors import (
     InvalidJson,
     InvalidSafetensors,
     NoSuchTensor,
-    ShapeTooLarge,
     ShardIndexError,
     UnknownFormat,
     Unreadable,
-    UnsupportedDtype,
 )
+from apr_jax.errors import short
 from apr_jax.files import open_regular, read_json
 
 CONFIG = "config.json"
@@ -42,39 +40,55 @@ class HfTensor:
     shape: tuple[int, ...]
 
 
+_Tensor = tuple[HfTensor, memoryview]
+_NOTHING = memoryview(b"")
+
+
 class HfFolder:
     """The tensors and the `config.json` of a HuggingFace checkpoint. A context manager.
 
     Attributes:
       path: the folder, or the safetensors file that was named.
-      folder: where `config.json` and the tokenizer files are looked for.
+      folder: where the tokenizer files are looked for.
+      config_path: the `config.json`.
       names: the tensors' names, sorted.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open every shard and check it against the index; no tensor is read yet.
+    def __init__(
+        self, path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None
+    ) -> None:
+        """Check every shard, also against the index; no tensor is read yet.
+
+        Args:
+          path: the folder, or a safetensors file.
+          config: the `config.json`; None takes the one in the folder.
 
         Raises:
           AprError: no safetensors there, a damaged one, or an index that does not fit them.
         """
         self.path = pathlib.Path(path)
         self.folder = self.path if self.path.is_dir() else self.path.parent
-        self._stack = contextlib.ExitStack()
-        self._bytes: dict[str, memoryview] = {}
-        with contextlib.ExitStack() as until_complete:
-            until_complete.callback(self._stack.close)
-            self._shards = self._open_shards()
-            until_complete.pop_all()
-        self.names = sorted(self._shards)
+        self.config_path = self.folder / CONFIG if config is None else pathlib.Path(config)
+        self._tensors = self._open_shards()
+        self._closed = False
+        self.names = sorted(self._tensors)
 
     def config(self) -> dict[str, Any]:
         """The content of `config.json`."""
-        return _read_object(self.folder / CONFIG)
+        return _read_object(self.config_path)
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Let each tensor go by another name, from the old one to the new."""
+        self._tensors = {names[name]: tensor for name, tensor in self._tensors.items()}
+        self.names = sorted(self._tensors)
 
     def info(self, name: str) -> HfTensor:
-        """Type and shape of one tensor."""
-        stored = self._shard(name).get_slice(name)
-        return HfTensor(stored.get_dtype(), tuple(stored.get_shape()))
+        """Type and shape of one tensor.
+
+        Raises:
+          NoSuchTensor: the folder has none of that name.
+        """
+        return self._tensor(name)[0]
 
     def read(self, name: str) -> np.ndarray:
         """One tensor in its own type, a read-only view without a copy.
@@ -84,30 +98,20 @@ class HfFolder:
           ShapeTooLarge: NumPy has no arrays of this rank or extent.
         """
         info = self.info(name)
-        row = dtypes.BY_NAME.get(info.dtype)
-        if row is None:
-            raise UnsupportedDtype(
-                self.path, f"has type {info.dtype}, which .apr files cannot hold", tensor=name
-            )
-        flat = np.frombuffer(self.raw(name), row.numpy)
-        try:
-            return flat.reshape(info.shape)
-        except (ValueError, OverflowError) as error:
-            raise ShapeTooLarge(
-                self.path, f"has a shape that NumPy cannot hold ({error})", tensor=name
-            ) from error
+        row = dtypes.find(info.dtype, self.path, name)
+        return dtypes.shaped(np.frombuffer(self.raw(name), row.numpy), info.shape, self.path, name)
 
     def raw(self, name: str) -> memoryview:
         """The stored bytes of one tensor, read-only, without a copy."""
-        self._shard(name)
-        if name not in self._bytes:
+        _, data = self._tensor(name)
+        if self._closed:
             raise ClosedError(self.path, "has been closed; read inside the with block")
-        return self._bytes[name]
+        return data
 
     def close(self) -> None:
-        """Close every shard."""
-        self._stack.close()
-        self._bytes = {}
+        """Let go of every shard; views that were given out stay valid."""
+        self._closed = True
+        self._tensors = {name: (info, _NOTHING) for name, (info, _) in self._tensors.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -115,21 +119,20 @@ class HfFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _shard(self, name: str) -> Any:
+    def _tensor(self, name: str) -> _Tensor:
         try:
-            return self._shards[name]
+            return self._tensors[name]
         except KeyError:
             raise NoSuchTensor(
-                self.path, f"is not among its {len(self._shards)} tensors", tensor=name
+                self.path, f"is not among its {len(self._tensors)} tensors", tensor=name
             ) from None
 
-    def _open_shards(self) -> dict[str, Any]:
-        """Every tensor's name with the open file that holds it."""
+    def _open_shards(self) -> dict[str, _Tensor]:
         if not self.path.is_dir():
-            return self._open_file(self.path)
+            return _open_file(self.path)
         single, index = self.path / SINGLE, self.path / INDEX
         if single.exists():
-            return self._open_file(single)
+            return _open_file(single)
         if index.exists():
             return self._open_indexed(index)
         found = sorted(self.path.glob("*.safetensors"))
@@ -139,26 +142,11 @@ class HfFolder:
                 f"has neither {SINGLE} nor {INDEX}, and {len(found)} other safetensors files; "
                 "convert the model to safetensors (pickled .bin files are not read)",
             )
-        return self._open_file(found[0])
+        return _open_file(found[0])
 
-    def _open_file(self, path: pathlib.Path) -> dict[str, Any]:
-        try:
-            open_regular(path).close()  # the package would wait for a pipe
-            shard = self._stack.enter_context(safe_open(path, framework="numpy"))
-        except OSError as error:
-            raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error
-        except SafetensorError as error:
-            raise InvalidSafetensors(
-                path, f"is not a sound safetensors file ({error}); download it again"
-            ) from error
-        self._bytes |= _stored_bytes(path)
-        return dict.fromkeys(shard.keys(), shard)
-
-    def _open_indexed(self, path: pathlib.Path) -> dict[str, Any]:
+    def _open_indexed(self, path: pathlib.Path) -> dict[str, _Tensor]:
         weight_map = _weight_map(path)
-        files = {
-            file: self._open_file(self.path / file) for file in sorted(set(weight_map.values()))
-        }
+        files = {file: _open_file(self.path / file) for file in sorted(set(weight_map.values()))}
         for file, tensors in files.items():
             if unlisted := [name for name in tensors if weight_map.get(name) != file]:
                 raise InvalidSafetensors(
@@ -170,14 +158,25 @@ class HfFolder:
         return {name: files[file][name] for name, file in weight_map.items()}
 
 
-def _stored_bytes(path: pathlib.Path) -> dict[str, memoryview]:
-    """Views on the tensors of a file that the package has found sound, which itself copies them."""
-    with open_regular(path) as file:
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+def _open_file(path: pathlib.Path) -> dict[str, _Tensor]:
+    """Every tensor of one file, which the package checks; it would copy what it reads itself."""
+    try:
+        open_regular(path).close()  # the package would wait for a pipe
+        with safe_open(path, framework="numpy"), open_regular(path) as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise Unreadable(path, f"cannot be read ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise InvalidSafetensors(
+            path, f"is not a sound safetensors file ({short(str(error))}); download it again"
+        ) from error
     start = _LENGTH.size + _LENGTH.unpack_from(data)[0]
     entries = json.loads(bytes(data[_LENGTH.size : start]))
     return {
-        name: data[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]]
+        name: (
+            HfTensor(entry["dtype"], tuple(entry["shape"])),
+            data[start + entry["data_offsets"][0] : start + entry["data_offsets"][1]],
+        )
         for name, entry in entries.items()
         if name != "__metadata__"
     }
@@ -198,7 +197,8 @@ def _weight_map(path: pathlib.Path) -> Mapping[str, str]:
         if not isinstance(file, str) or not _is_plain(file):
             raise ShardIndexError(
                 path,
-                f"is placed in {file!r}, not a plain name of a .safetensors file; mend the index",
+                f"is placed in {short(repr(file))}, not a plain name of a .safetensors file; "
+                "mend the index",
                 tensor=name,
             )
     return weight_map

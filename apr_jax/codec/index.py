@@ -7,6 +7,7 @@ import struct
 from apr_jax.codec import dtypes
 from apr_jax.codec.errors import IndexOutOfFile, UnknownDtype, UnsortedIndex
 from apr_jax.codec.header import Header
+from apr_jax.errors import short
 
 MAX_NAME_BYTES = 256
 MAX_RANK = 8
@@ -64,7 +65,8 @@ def parse_index(
         if entries and entry.name < entries[-1].name:
             raise UnsortedIndex(
                 path,
-                f"stands after {entries[-1].name!r} though names must ascend; write it again",
+                f"stands after {short(repr(entries[-1].name))} though names must ascend; "
+                "write it again",
                 tensor=entry.name,
                 offset=position,
             )

@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from apr_jax.codec.errors import MetadataAlias, MetadataError
+from apr_jax.errors import short
 
-MAX_BYTES = 1 << 28
+# The vocabularies and merges of the largest models take some 20 MB and a million elements.
+MAX_BYTES = 1 << 26
+MAX_ELEMENTS = 1 << 22
 MAX_DEPTH = 128
 
 # Its docstring names the type in messages.
@@ -121,8 +124,13 @@ def parse(data: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       MetadataError: not JSON, too large or deep, not an object, or a known key of a wrong type.
     """
-    if len(data) > MAX_BYTES:
-        raise MetadataError(path, f"metadata has {len(data):,} bytes, more than {MAX_BYTES:,}")
+    require_size(len(data), path)
+    # No element comes without one of these; those in strings count too, which the bound allows for.
+    elements = sum(data.count(mark) for mark in (b",", b"[", b"{"))
+    if elements > MAX_ELEMENTS:
+        raise MetadataError(
+            path, f"metadata has {elements:,} commas and brackets, more than {MAX_ELEMENTS:,}"
+        )
     try:
         value = json.loads(data.decode(), parse_constant=_refuse, parse_float=_finite)
         if b"\\u" in data:
@@ -139,6 +147,16 @@ def parse(data: bytes, path: str | os.PathLike[str]) -> dict[str, Any]:
         raise MetadataError(path, f"metadata nests deeper than {MAX_DEPTH} levels")
     _check(value, path)
     return value
+
+
+def require_size(nbytes: int, path: str | os.PathLike[str]) -> None:
+    """Refuse metadata of so many bytes before they are copied.
+
+    Raises:
+      MetadataError: more than any model has.
+    """
+    if nbytes > MAX_BYTES:
+        raise MetadataError(path, f"metadata has {nbytes:,} bytes, more than {MAX_BYTES:,}")
 
 
 def normalise(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,13 +204,22 @@ def aliases(metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> Iterab
             )
 
 
+def without_aliases(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """`metadata` less the other spellings of keys that say nothing, or the same as the key."""
+    known = {spelling: key for key, others in _ALIASES.items() for spelling in others}
+    return {
+        key: value
+        for key, value in metadata.items()
+        if key not in known or value not in (None, metadata.get(known[key]))
+    }
+
+
 def _check(metadata: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     for key, kind in _KNOWN.items():
         if key not in metadata or (metadata[key] is None and key not in _NEVER_NULL):
             continue
         if not kind(metadata[key]):
-            shown = repr(metadata[key])
-            shown = shown if len(shown) < 60 else f"{shown[:60]}..."
+            shown = short(repr(metadata[key]))
             raise MetadataError(path, f"metadata has {key}={shown}, which is not {kind.__doc__}")
 
 
@@ -214,7 +241,7 @@ def _refuse(constant: str) -> Any:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{text} is out of range")
+        raise ValueError(f"{short(text)} is out of range")
     return value
 
 

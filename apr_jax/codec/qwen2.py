@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
 from apr_jax.codec.fields import MOST_LAYERS, ConfigError, Fields
+from apr_jax.errors import short
 
 Architecture = Literal["qwen2", "llama"]
 
@@ -38,7 +39,10 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Qwen2Config:
-    """Everything that decides the forward pass. Hashable, so it can be static under jit."""
+    """Everything that decides the forward pass, of Qwen2 and of Llama, which has no biases.
+
+    Hashable, so it can be static under jit.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -229,6 +233,17 @@ class Coverage:
         """Every needed tensor is there in its shape, and nothing else."""
         return not (self.missing or self.extra or self.shape_mismatch)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Every difference: `name`, `difference`; of a wrong shape also `found` and `needed`."""
+        return [
+            *({"name": name, "difference": "missing"} for name in self.missing),
+            *({"name": name, "difference": "extra"} for name in self.extra),
+            *(
+                {"name": name, "difference": "shape", "found": list(found), "needed": list(needed)}
+                for name, found, needed in self.shape_mismatch
+            ),
+        ]
+
     def describe(self) -> str:
         """One line naming up to five of each kind."""
         parts = []
@@ -241,7 +256,11 @@ class Coverage:
                 for name, got, want in self.shape_mismatch
             ]
             parts.append(f"{len(texts)} of another shape ({_some(texts)})")
-        return f"{self.found} tensors for {self.expected}: " + ("; ".join(parts) or "complete")
+        return f"{self.count()}: " + ("; ".join(parts) or "complete")
+
+    def count(self) -> str:
+        """How many tensors there are and how many there should be."""
+        return f"{self.found} tensors for {self.expected}"
 
 
 def coverage(config: Qwen2Config, shapes: Mapping[str, tuple[int, ...]]) -> Coverage:
@@ -274,7 +293,7 @@ def require_architecture(claim: Any, key: str, source: str) -> Architecture:
     """
     if not isinstance(claim, str) or claim not in HF_CLASSES:
         raise ConfigError(
-            f"{source}: {key} is {claim!r}, only {' and '.join(map(repr, HF_CLASSES))} "
+            f"{source}: {key} is {short(repr(claim))}, only {' and '.join(map(repr, HF_CLASSES))} "
             "are supported"
         )
     return cast(Architecture, claim)
@@ -285,16 +304,20 @@ def _refuse_variants(config: Mapping[str, Any], family: Architecture, source: st
         scaling = Fields(config, source).mapping(key)
         kind = scaling.get("rope_type", scaling.get("type", "default"))
         if kind != "default":
-            raise ConfigError(f"{source}: {key} {kind!r} is not supported, only plain RoPE is")
+            raise ConfigError(
+                f"{source}: {key} {short(repr(kind))} is not supported, only plain RoPE is"
+            )
     for key in _VARIANTS_OFF[family]:
         if config.get(key):
             raise ConfigError(f"{source}: {key} is on, which plain {family} has not")
     if config.get("hidden_act", "silu") != "silu":
-        raise ConfigError(f"{source}: hidden_act={config['hidden_act']!r}, {family} has 'silu'")
+        raise ConfigError(
+            f"{source}: hidden_act={short(repr(config['hidden_act']))}, {family} has 'silu'"
+        )
     classes = config.get("architectures")
     if classes and classes != [HF_CLASSES[family]]:
         raise ConfigError(
-            f"{source}: architectures={classes!r} contradicts model_type={family!r}, "
+            f"{source}: architectures={short(repr(classes))} contradicts model_type={family!r}, "
             f"whose language model is {HF_CLASSES[family]}"
         )
 
@@ -304,11 +327,14 @@ def _rope_theta(config: Mapping[str, Any], source: str) -> Any:
     rope = Fields(config, source).mapping("rope_parameters")
     unknown = sorted(set(rope) - {"rope_theta", "rope_type", "type"})
     if unknown:
-        raise ConfigError(f"{source}: rope_parameters has {unknown[0]!r}, only plain RoPE is known")
+        raise ConfigError(
+            f"{source}: rope_parameters has {short(repr(unknown[0]))}, only plain RoPE is known"
+        )
     found = [v for v in (config.get("rope_theta"), rope.get("rope_theta")) if v is not None]
     if len(found) == 2 and found[0] != found[1]:
         raise ConfigError(
-            f"{source}: rope_theta is {found[0]!r}, but {found[1]!r} in rope_parameters; "
+            f"{source}: rope_theta is {short(repr(found[0]))}, but {short(repr(found[1]))} in "
+            "rope_parameters; "
             "keep the true one"
         )
     return found[0] if found else None
@@ -316,4 +342,4 @@ def _rope_theta(config: Mapping[str, Any], source: str) -> Any:
 
 def _some(texts: Iterable[str]) -> str:
     texts = list(texts)
-    return ", ".join(texts[:5]) + (", ..." if len(texts) > 5 else "")
+    return ", ".join(map(short, texts[:5])) + (", ..." if len(texts) > 5 else "")

@@ -1,8 +1,10 @@
 """Opening an `.apr` file: checked in the reference reader's order, then read lazily."""
 
+import dataclasses
 import functools
 import mmap
 import os
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +17,6 @@ from apr_jax.codec.errors import (
     MetadataOutOfFile,
     NoSuchTensor,
     Oddity,
-    ShapeTooLarge,
     Unreadable,
 )
 from apr_jax.codec.header import Header
@@ -48,6 +49,7 @@ class AprFile:
       path: as given to `open_apr`.
       header: the first 64 bytes.
       metadata: the JSON object; null keys are left out, keys that writers always set are there.
+      names: the tensors' names, ascending as UTF-8 bytes.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -61,11 +63,7 @@ class AprFile:
         self._entries, self._index_end = parse_index(self._data, self.header, path)
         # Of equal names the first counts, as for the reference reader.
         self._infos = {entry.name: entry for entry in reversed(self._entries)}
-
-    @property
-    def names(self) -> list[str]:
-        """The tensors' names, ascending as UTF-8 bytes."""
-        return list(reversed(self._infos))
+        self.names = list(reversed(self._infos))
 
     @functools.cached_property
     def problems(self) -> list[Oddity]:
@@ -85,6 +83,13 @@ class AprFile:
             ),
             *mislabel.oddities(self).values(),
         ]
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Let each tensor go by another name, from the old one to the new."""
+        renamed = ((names[name], info) for name, info in self._infos.items())
+        ordered = sorted(renamed, key=lambda item: item[0], reverse=True)
+        self._infos = {name: dataclasses.replace(info, name=name) for name, info in ordered}
+        self.names = list(reversed(self._infos))
 
     def info(self, name: str) -> TensorInfo:
         """Type, shape and place of one tensor.
@@ -131,11 +136,10 @@ class AprFile:
             flat = quantised.decode(info.dtype, data, info.shape)
         else:
             flat = np.frombuffer(data[: len(data) // native.itemsize * native.itemsize], native)
-        array = self._shaped(flat, info) if info.fits_shape else flat
-        if dtype is None or array.dtype == dtype:
-            return array
-        with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
-            return array.astype(dtype)
+        if dtype is not None and flat.dtype != dtype:
+            with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+                flat = flat.astype(dtype)
+        return dtypes.shaped(flat, info.shape, self.path, name) if info.fits_shape else flat
 
     def close(self) -> None:
         """Let go of the file."""
@@ -157,14 +161,6 @@ class AprFile:
             raise ClosedError(self.path, "has been closed; read inside the with block")
         return self._data
 
-    def _shaped(self, flat: np.ndarray, info: TensorInfo) -> np.ndarray:
-        try:
-            return flat.reshape(info.shape)
-        except (ValueError, OverflowError) as error:
-            raise ShapeTooLarge(
-                self.path, f"has a shape that NumPy cannot hold ({error})", tensor=info.name
-            ) from error
-
 
 def _map(path: str | os.PathLike[str]) -> memoryview:
     try:
@@ -185,4 +181,5 @@ def _metadata_bytes(data: memoryview, header: Header, path: str | os.PathLike[st
             "it is damaged or cut short, copy it again",
             offset=header.metadata_offset,
         )
+    metadata_lib.require_size(header.metadata_size, path)
     return bytes(data[header.metadata_offset : end])

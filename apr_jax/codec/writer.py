@@ -7,7 +7,7 @@ place, so each tensor is written where it belongs whenever it comes, and memory 
 import contextlib
 import dataclasses
 import os
-from collections.abc import Buffer, Mapping, Sequence
+from collections.abc import Buffer, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol, Self
 
@@ -94,6 +94,8 @@ class AprWriter:
         path: str | os.PathLike[str],
         declared: Mapping[str, Declared],
         metadata: Mapping[str, Any],
+        *,
+        check: Callable[[str], None] | None = None,
     ) -> None:
         """Lay out the file. Nothing is written yet.
 
@@ -101,11 +103,13 @@ class AprWriter:
           path: where the file goes.
           declared: type and shape of each tensor that will be added.
           metadata: the JSON object; missing keys that every file has are filled in.
+          check: is called with the path of the complete file before that gets its name, which it
+            never does if this raises.
 
         Raises:
           AprError: a name, type, shape or metadata key that the format or its readers do not allow.
         """
-        self._path = path
+        self._path, self._check = path, check
         self._metadata = metadata_lib.dump(metadata, path)
         index_offset = HEADER_BYTES + aligned(len(self._metadata))
         self._infos, data_offset, self._end = _layout(declared, index_offset, path)
@@ -253,6 +257,9 @@ class AprWriter:
         for name, info in self._infos.items():  # as they lie in the file
             footer = crc.combine(footer, self._crcs[name], aligned(info.nbytes))
         self._write(self._end, footer.to_bytes(health.FOOTER_BYTES, "little"))
+        if self._check is not None and self._file is not None:
+            self._file.flush()
+            self._check(self._file.name)
 
 
 def _layout(

@@ -27,13 +27,14 @@ def load_model(
     *,
     compute_dtype: Any = jnp.float32,
     attention_impl: str = "xla",
+    loss_impl: str = "xla",
     remat: bool = False,
     param_dtype: Any = jnp.float32,
 ) -> tuple[Qwen2, dict[str, Any]]:
     """Read an `.apr` file, a HuggingFace folder, a safetensors file or a GGUF.
 
     Args:
-      compute_dtype, attention_impl, remat: as `Qwen2` takes them.
+      compute_dtype, attention_impl, loss_impl, remat: as `Qwen2` takes them.
       param_dtype: to which every parameter is cast, whatever the file holds.
 
     Returns:
@@ -50,7 +51,7 @@ def load_model(
         named: dict[str, jax.Array] = {}
         for names in _groups(checkpoint):
             named |= _load(checkpoint, names, param_dtype)
-        model = Qwen2(checkpoint.config, compute_dtype, attention_impl, remat)
+        model = Qwen2(checkpoint.config, compute_dtype, attention_impl, loss_impl, remat)
     return model, to_tree(named)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from apr_jax.codec.qwen2 import Qwen2Config, TensorSpec
 from apr_jax.model.params import to_name
 from kernels.attention import attention
+from kernels.loss import linear_cross_entropy, unsupported
 
 
 class Qwen2(nn.Module):
@@ -27,12 +28,14 @@ class Qwen2(nn.Module):
       config: everything that decides the mathematics.
       compute_dtype: of matrix products and of the stream between blocks.
       attention_impl: "xla", "cudnn" or "pallas", as `kernels.attention.attention` takes it.
+      loss_impl: "xla" or "pallas", as `kernels.loss.linear_cross_entropy` takes it.
       remat: recompute each block in the backward pass instead of keeping its activations.
     """
 
     config: Qwen2Config
     compute_dtype: Any = jnp.float32
     attention_impl: str = "xla"
+    loss_impl: str = "xla"
     remat: bool = False
 
     def setup(self) -> None:
@@ -67,8 +70,27 @@ class Qwen2(nn.Module):
 
     def logits(self, x_BTD: jax.Array) -> jax.Array:
         """The head alone: BTV in float32."""
-        head = self.model.embed_tokens if self.config.tied else self.lm_head
-        return head.attend(x_BTD)
+        return self._head().attend(x_BTD)
+
+    def cross_entropy(
+        self,
+        ids_BT: jax.Array,
+        targets_BT: jax.Array,
+        weights_BT: jax.Array,
+        segment_start_BT: jax.Array | None = None,
+    ) -> jax.Array:
+        """Sum of each target's weighted negative log-likelihood in nats, float32, without the
+        logits in memory, by `model.apply(..., method="cross_entropy")`."""
+        return linear_cross_entropy(
+            self.hidden(ids_BT, segment_start_BT),
+            self._head().weight_VD,
+            targets_BT,
+            weights_BT,
+            impl=self.loss_impl,
+        )[0]
+
+    def _head(self) -> "Embedding":
+        return self.model.embed_tokens if self.config.tied else self.lm_head
 
 
 class Decoder(nn.Module):
@@ -218,7 +240,13 @@ class Embedding(nn.Module):
         return jnp.take(self.weight_VD, ids_BT, axis=0)
 
     def attend(self, x_BTD: jax.Array) -> jax.Array:
-        return _scores(x_BTD, self.weight_VD.astype(x_BTD.dtype))
+        return jnp.einsum(
+            "BTD,VD->BTV",
+            x_BTD,
+            self.weight_VD.astype(x_BTD.dtype),
+            precision=_precision(x_BTD),
+            preferred_element_type=jnp.float32,
+        )
 
 
 class RMSNorm(nn.Module):
@@ -235,33 +263,9 @@ class RMSNorm(nn.Module):
         return (normed_BTD * _parameter(self, "weight")[None, None]).astype(x_BTD.dtype)
 
 
-@jax.custom_vjp
-def _scores(x_BTD: jax.Array, weight_VD: jax.Array) -> jax.Array:
-    """x @ W.T in float32: the loss subtracts large logits that are almost equal."""
-    return jnp.einsum(
-        "BTD,VD->BTV",
-        x_BTD,
-        weight_VD,
-        precision=_precision(x_BTD),
-        preferred_element_type=jnp.float32,
-    )
-
-
-def _scores_forward(x_BTD: jax.Array, weight_VD: jax.Array) -> tuple[jax.Array, Any]:
-    return _scores(x_BTD, weight_VD), (x_BTD, weight_VD)
-
-
-def _scores_backward(saved: Any, grad_BTV: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x_BTD, weight_VD = saved
-    # In the compute dtype, as every other matrix product: left in float32, the two largest ones
-    # of the backward pass would run at the speed of float32.
-    grad_BTV = grad_BTV.astype(x_BTD.dtype)
-    precision = _precision(x_BTD)
-    grad_x_BTD = jnp.einsum("BTV,VD->BTD", grad_BTV, weight_VD, precision=precision)
-    return grad_x_BTD, jnp.einsum("BTV,BTD->VD", grad_BTV, x_BTD, precision=precision)
-
-
-_scores.defvjp(_scores_forward, _scores_backward)
+def pallas_loss_unsupported(config: Qwen2Config, compute_dtype: Any) -> str | None:
+    """Why `loss_impl="pallas"` cannot run such a model here; None if it can."""
+    return unsupported(compute_dtype, config.vocab_size, config.hidden_size)
 
 
 def _rotate(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:

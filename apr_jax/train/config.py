@@ -50,6 +50,7 @@ class TrainConfig:
     """Attention stays inside a document (split at EOS) when several share a window."""
     compute_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     attention: Literal["auto", "xla", "cudnn", "pallas"] = "auto"
+    loss_impl: Literal["auto", "xla", "pallas"] = "auto"
     remat: bool = False
     parallel: Literal["pmap", "jit"] = "pmap"
     save_dtype: Literal["keep", "float32", "bfloat16", "float16"] = "keep"

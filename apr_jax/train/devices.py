@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from apr_jax.codec.qwen2 import Qwen2Config
-from apr_jax.model import fastest_attention
+from apr_jax.model import fastest_attention, pallas_loss_unsupported
 from apr_jax.train.config import TrainError
 
 # Dense bfloat16 FLOP/s by the vendor's datasheet. A device that is not here gets no utilisation.
@@ -34,6 +34,27 @@ def model_options(
     if attention == "auto":
         attention = fastest_attention(jnp.dtype(compute_dtype), head_dim, packed=mask_documents)
     return {"compute_dtype": jnp.dtype(compute_dtype), "attention_impl": attention}
+
+
+def choose_loss(
+    choice: str, config: Qwen2Config, compute_dtype: Any, *, partitioned: bool
+) -> dict[str, str]:
+    """`load_model`'s option `loss_impl`, with "auto" decided: "pallas" where it can run.
+
+    Args:
+      partitioned: whether the compiler cuts one step up for several devices.
+
+    Raises:
+      TrainError: "pallas" was chosen and cannot run.
+    """
+    reason = pallas_loss_unsupported(config, compute_dtype)
+    if reason is None and partitioned:
+        reason = "is not cut up for several devices by jit; take parallel='pmap'"
+    if choice == "pallas" and reason:
+        raise TrainError(f"loss_impl='pallas' {reason}, or take loss_impl='xla'")
+    if choice == "auto":
+        choice = "xla" if reason else "pallas"
+    return {"loss_impl": choice}
 
 
 @contextlib.contextmanager

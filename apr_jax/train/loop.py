@@ -223,6 +223,7 @@ class _Run:
             "epochs": setup.batches.epochs,
             "compute_dtype": setup.options["compute_dtype"].name,
             "attention": setup.options["attention_impl"],
+            "loss_impl": setup.options["loss_impl"],
             "config": self.config.to_json(),
             "versions": versions(),
             "model": self.delivered,
@@ -345,7 +346,8 @@ class _Run:
         options = setup.options
         lines = [
             f"{found['devices']} x {found['device']}, jax {found['jax']}, {config.parallel}, "
-            f"{options['compute_dtype'].name} compute, attention {options['attention_impl']}",
+            f"{options['compute_dtype'].name} compute, attention {options['attention_impl']}, "
+            f"loss {options['loss_impl']}",
             f"{setup.model.config.num_parameters():,} parameters, "
             f"{setup.train_shards.num_tokens:,} training tokens, {setup.batches.epochs:.2f} "
             f"epochs, {config.batch_size * config.seq_length:,} tokens a step",

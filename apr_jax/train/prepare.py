@@ -15,7 +15,7 @@ from apr_jax.text import load_tokenizer
 from apr_jax.text.batches import Shards
 from apr_jax.train.config import TrainConfig, TrainError
 from apr_jax.train.data import EvalBatches, TrainBatches, open_data
-from apr_jax.train.devices import model_options
+from apr_jax.train.devices import choose_loss, model_options
 from apr_jax.train.parallel import DataParallel
 
 CHECKPOINTS = "checkpoints"
@@ -66,6 +66,12 @@ def prepare(config: TrainConfig) -> tuple[Setup, Any]:
             mask_documents=config.mask_documents,
             head_dim=init.config.head_dim,
         ) | {"remat": config.remat}
+        options |= choose_loss(
+            config.loss_impl,
+            init.config,
+            options["compute_dtype"],
+            partitioned=parallel.partitioned,
+        )
         settings = _settings(config, options)
         _require_same_run(config, settings)
         tokenizer = compare_tokenizer(init, train_shards)
@@ -141,6 +147,7 @@ def _settings(config: TrainConfig, options: dict[str, Any]) -> dict[str, Any]:
     return config.to_json() | {
         "compute_dtype": options["compute_dtype"].name,
         "attention": options["attention_impl"],
+        "loss_impl": options["loss_impl"],
         "init_sha256": _fingerprint(config.init),
         "shards_sha256": _fingerprint(config.shards),
         "val_shards_sha256": _fingerprint(config.val_shards),

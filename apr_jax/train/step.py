@@ -1,6 +1,6 @@
 """One optimiser step and one evaluation step, as pure functions that know of no devices.
 
-B sequences, T positions, V vocabulary rows, A micro-batches.
+B sequences, T positions, A micro-batches.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,21 +35,8 @@ def alone(tree: Any) -> Any:
 
 def loss_sum(model: Any, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """Summed cross-entropy in nats and the number of targets it is summed over, float32."""
-    logits_BTV = model.apply(
-        {"params": params}, batch["ids_BT"], segment_start_BT=batch.get("segment_start_BT")
-    )
-    with jax.named_scope("loss"):
-        nats_BT = cross_entropy(logits_BTV, batch["targets_BT"])
-        return jnp.sum(nats_BT * batch["weights_BT"]), jnp.sum(batch["weights_BT"])
-
-
-def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
-    """Negative log-likelihood of each target in nats, BT in float32."""
-    # A sum over a mask, not an index: its gradient is a mask again, where an index's is a scatter
-    # into another array as large as the logits.
-    is_target_BTV = targets_BT[..., None] == jnp.arange(logits_BTV.shape[-1])[None, None]
-    target_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
-    return jax.nn.logsumexp(logits_BTV, axis=-1) - target_BT
+    nats = model.apply({"params": params}, **batch, method="cross_entropy")
+    return nats, jnp.sum(batch["weights_BT"])
 
 
 def train_step(

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
+import transformers
 from gguf import TokenType
 
 from apr_jax.codec import export_checkpoint, import_checkpoint, open_checkpoint, write_apr
@@ -43,7 +44,11 @@ def gguf_file(path, keys):
 
 def test_the_files_of_a_gguf_give_the_ids_of_its_tokens(tmp_path):
     report = import_checkpoint(gguf_file(tmp_path / "a.gguf", KEYS), tmp_path / "a.apr")
-    assert report["tokenizer_files"] == ["chat_template.jinja", "tokenizer.json"]
+    assert report["tokenizer_files"] == [
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
     assert (tmp_path / "a.tokenizer/chat_template.jinja").read_text() == "{{ messages }}"
     ours = load_tokenizer(tmp_path / "a.tokenizer")
     theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "a.tokenizer/tokenizer.json"))
@@ -54,6 +59,18 @@ def test_the_files_of_a_gguf_give_the_ids_of_its_tokens(tmp_path):
     assert "12" not in words  # Qwen2 cuts numbers into digits, whatever the merges would make
     assert words[words.index("<|endoftext|>") + 1] == "Ã"  # NFC: one character, not two
     assert ours.eos_id == TOKENS.index("<|endoftext|>")
+
+
+def test_transformers_knows_the_special_tokens_of_a_gguf(tmp_path):
+    ids = {"bos": 0, "eos": TOKENS.index("<|endoftext|>"), "padding": 264, "unknown": 266}
+    keys = KEYS | {f"tokenizer.ggml.{kind}_token_id": id_ for kind, id_ in ids.items()}
+    import_checkpoint(gguf_file(tmp_path / "a.gguf", keys), tmp_path / "a.apr")
+    export_checkpoint(tmp_path / "a.apr", tmp_path / "hf")
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert (found.eos_token, found.pad_token) == ("<|endoftext|>", "<tool>")
+    assert found.bos_token == TOKENS[0] and found.unk_token is None
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "hf/tokenizer.json"))
+    assert found.encode(TEXT) == theirs.encode(TEXT).ids
 
 
 def test_the_vocabulary_goes_back_into_a_gguf(tmp_path):
@@ -79,6 +96,7 @@ def test_the_metadata_of_an_apr_file_serves_when_no_folder_lies_beside(tmp_path)
     export_checkpoint(tmp_path / "a.apr", tmp_path / "hf")
     assert load_tokenizer(tmp_path / "hf").encode("hello").tolist() == [TOKENS.index("hello")]
     del own["tokenizer.pre_type"]
+    own["tokenizer.model_type"] = own.pop("tokenizer.model").replace("gpt2", "BPE")
     write_apr(tmp_path / "b.apr", values, CONFIG.to_apr() | own)
     report = export_checkpoint(tmp_path / "b.apr", tmp_path / "hf2")
     assert "tokenizer.json" not in report["files"]
@@ -145,6 +163,9 @@ def test_each_rule_cuts_as_its_models_do(rule, words):
         {"post_processor": {"type": "BertProcessing"}},
         {"model": None},
         {"model": {"type": "BPE", "vocab": {"a": 1000}, "merges": []}},
+        {"model": {"type": "BPE", "vocab": {"\ud800": 1}, "merges": []}},
+        {"added_tokens": [{"id": 1, "content": 1}]},
+        {"added_tokens": [{"id": 1, "content": "\udc00", "special": True}]},
     ],
     ids=str,
 )
@@ -153,6 +174,12 @@ def test_a_tokenizer_json_that_gguf_cannot_express(change):
     assert Bpe.from_json(content, len(TOKENS), "f").to_json("f") == content
     with pytest.raises(TokenizerLeftOut):
         Bpe.from_json(content | change, len(TOKENS), "f")
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"{", b"\xff"], ids=["deep", "cut", "no text"])
+def test_a_file_that_is_no_json_is_left_out(tmp_path, data):
+    with pytest.raises(TokenizerLeftOut, match=r"tokenizer\.json is not JSON"):
+        Bpe.from_file(data, 9, "f")
 
 
 def test_both_rooms_mean_the_same_rule():

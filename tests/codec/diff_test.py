@@ -58,6 +58,35 @@ def test_differences_are_measured(tmp_path):
     assert found["extra"]["verdict"] == "only in b" and found["extra"]["a"] is None
 
 
+def test_differences_that_float64_or_a_comparison_does_not_show(tmp_path):
+    """Neighbours of 2**60, and zeros of two signs."""
+    values = small.finite_tensors(dtype=np.float32)
+    one = values | {NORM: np.full(8, 2**60, np.int64), UP: np.zeros((12, 8), np.float32)}
+    two = one | {NORM: np.full(8, 2**60 + 1, np.int64), UP: -one[UP]}
+    path = apr(tmp_path / "a.apr", one)
+    found = rows(diff_checkpoints(path, apr(tmp_path / "b.apr", two)))
+    assert [found[NORM][key] for key in ("verdict", "elements", "max_absolute")] == [
+        "different",
+        8,
+        1.0,
+    ]
+    assert [found[UP][key] for key in ("verdict", "elements", "max_absolute", "max_relative")] == [
+        "different",
+        96,
+        0.0,
+        0.0,
+    ]
+    floats = apr(tmp_path / "c.apr", two | {NORM: np.full(8, 2.0**60)})
+    assert rows(diff_checkpoints(path, floats))[NORM]["verdict"] == "equal values"
+    found = rows(diff_checkpoints(tmp_path / "b.apr", floats))[NORM]
+    assert found["verdict"] == "different" and found["elements"] == 8
+    ends = np.array([-(2**63), 2**63 - 1] * 4)
+    apr(tmp_path / "d.apr", one | {NORM: ends[::-1].copy()})
+    apr(tmp_path / "e.apr", one | {NORM: ends})
+    found = rows(diff_checkpoints(tmp_path / "d.apr", tmp_path / "e.apr"))[NORM]
+    assert found["max_absolute"] == 2.0**64
+
+
 def test_values_that_are_not_finite(tmp_path):
     values = small.finite_tensors(dtype=ml_dtypes.bfloat16)
     odd = {name: array.copy() for name, array in values.items()}

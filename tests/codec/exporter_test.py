@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 from apr_jax.codec import errors, export_checkpoint, import_checkpoint, open_apr, write_apr
 from apr_jax.codec import exporter as exporter_lib
-from apr_jax.codec.compare import same_bits
+from apr_jax.codec.compare import relative_error, same_bits
 from apr_jax.codec.qwen2 import EMBEDDING
 from tests.codec import small
 
@@ -78,6 +78,35 @@ def test_a_type_that_is_no_choice_or_too_narrow_is_refused(tmp_path):
     with pytest.raises(errors.OutOfRange, match="beyond the range of float16"):
         export_checkpoint(path, tmp_path / "out", dtype="float16")
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.apr"]
+
+
+def test_what_a_cast_costs_is_told(tmp_path):
+    values = small.finite_tensors(dtype=np.float32) | {"model.norm.weight": np.ones(8, np.float16)}
+    values[EMBEDDING][0, 0] = np.inf
+    path = apr(tmp_path / "a.apr", values)
+    for out in ("out", "out.gguf"):
+        cast = export_checkpoint(path, tmp_path / out, dtype="bfloat16")["cast"]
+        assert cast.keys() == values.keys() and cast["model.norm.weight"] == 0
+        up = values["model.layers.0.mlp.up_proj.weight"].astype(np.float64)
+        error = np.linalg.norm(up - up.astype(ml_dtypes.bfloat16).astype(np.float64))
+        found = cast["model.layers.0.mlp.up_proj.weight"]
+        assert found == pytest.approx(error / np.linalg.norm(up)) and found > 1e-4
+        assert 1e-4 < cast[EMBEDDING] < 1e-2
+    assert export_checkpoint(path, tmp_path / "wide", dtype="float32")["cast"] == {}
+
+
+def test_a_tensor_that_would_become_zeros_is_refused(tmp_path):
+    values = small.finite_tensors() | {"model.norm.weight": np.full(8, 1e-9, np.float32)}
+    path = apr(tmp_path / "a.apr", values)
+    with pytest.raises(errors.OutOfRange, match=r"model\.norm\.weight.* all are zero as float16"):
+        export_checkpoint(path, tmp_path / "out", dtype="float16")
+
+
+@pytest.mark.parametrize("scale", [1e300, 1.0, 1e-300])
+def test_relative_errors_of_any_magnitude(scale):
+    values = np.array([3.0, 4.0, 0.0, np.nan, np.inf]) * scale
+    off = np.array([3.0, 5.0, 0.0, np.nan, np.inf]) * scale
+    assert relative_error(values, off) == pytest.approx(0.2)
 
 
 def test_shards_with_their_index(tmp_path):

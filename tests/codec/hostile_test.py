@@ -8,8 +8,19 @@ import zlib
 import numpy as np
 import pytest
 
-from apr_jax.codec import AprError, errors, open_apr, open_checkpoint, write_apr
+from apr_jax.codec import (
+    AprError,
+    errors,
+    export_checkpoint,
+    import_checkpoint,
+    metadata,
+    open_apr,
+    open_checkpoint,
+    reader,
+    write_apr,
+)
 from apr_jax.codec.header import HEADER_BYTES, Header
+from apr_jax.codec.hf_folder import HfFolder
 from apr_jax.errors import UserError
 from tests.codec import small
 from tests.codec.small import DATA
@@ -137,6 +148,15 @@ def test_a_shape_beyond_numpy_is_named(tmp_path):
         file.read("a")
 
 
+@pytest.mark.parametrize("code", [6, 7])
+def test_a_shape_beyond_numpy_only_in_a_wider_type(tmp_path, code):
+    data = build(entries=[entry("a", code=code, shape=(0, 2**63 - 1), size=0)])
+    with open_bytes(tmp_path, data) as file:
+        assert file.read("a").shape == (0, 2**63 - 1)
+        with pytest.raises(errors.ShapeTooLarge, match="tensor 'a'"):
+            file.read("a", np.float32)
+
+
 @pytest.mark.parametrize("code", [8, 9, 12, 14, 128, 129])
 @pytest.mark.parametrize(
     "shape",
@@ -209,6 +229,59 @@ def test_deep_metadata(tmp_path, depth, brackets):
     deep = opening * depth + "1" + brackets[1] * depth
     with pytest.raises(errors.MetadataError):
         open_bytes(tmp_path, build(f'{{"x":{deep}}}'.encode()))
+
+
+def test_metadata_too_large_is_refused_before_it_is_copied(tmp_path, monkeypatch):
+    path = tmp_path / "a.apr"
+    path.write_bytes(build(metadata_size=2**32 - 1)[:HEADER_BYTES])
+    os.truncate(path, 2**33)  # a file with a hole takes no room
+    monkeypatch.setattr(reader, "bytes", None, raising=False)
+    with pytest.raises(errors.MetadataError, match="metadata has 4,294,967,295 bytes, more than"):
+        open_apr(path)
+
+
+@pytest.mark.parametrize("many", [b"[],", b"1,", b'{"a":[]},'], ids=repr)
+def test_elements_are_counted_before_they_are_made(tmp_path, many, monkeypatch):
+    monkeypatch.setattr(metadata, "MAX_ELEMENTS", 1000)
+    monkeypatch.setattr(metadata.json, "loads", None)
+    with pytest.raises(errors.MetadataError, match=r"commas and brackets, more than 1,000"):
+        open_bytes(tmp_path, build(b'{"x":[' + many * 1000 + b"0]}"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "model.safetensors.index.json", "tokenizer.json", "generation_config.json"],
+)
+def test_files_that_are_read_whole_are_bounded(tmp_path, name):
+    folder = small.hf_folder(tmp_path / "hf", small.tensors(), shards=2)
+    (folder / name).touch()
+    os.truncate(folder / name, 12 << 30)
+    with pytest.raises(UserError, match=rf"{name}: has 12,884,901,888 bytes, more than"):
+        import_checkpoint(folder, tmp_path / "a.apr")
+    assert not (tmp_path / "a.apr").exists()
+
+
+def test_long_names_and_shapes_are_cut_in_messages(tmp_path):
+    one, two = ("b" * 60_000), ("a" * 60_000)
+    with pytest.raises(errors.UnsortedIndex) as caught:
+        open_bytes(tmp_path, build(entries=[entry(one), entry(two)]))
+    assert len(str(caught.value)) < 500
+    data = build(entries=[entry(two, shape=(2**63,) * 255), entry(one, shape=(1,) * 9)])
+    with pytest.raises(errors.MetadataError, match="is out of range") as caught:
+        open_bytes(tmp_path, build(b'{"a":1' + b"0" * 10_000 + b"e1}"))
+    assert len(str(caught.value)) < 500
+    with open_bytes(tmp_path, data) as file:
+        assert file.problems and all(len(str(problem)) < 700 for problem in file.problems)
+
+
+@pytest.mark.parametrize("door", [open_apr, open_checkpoint, HfFolder], ids=lambda d: d.__name__)
+def test_a_name_with_a_nul_byte_is_one_line(tmp_path, door):
+    with pytest.raises(UserError, match="NUL byte"):
+        door(f"{tmp_path}/a\0.apr")
+    with pytest.raises(UserError, match="NUL byte"):
+        write_apr(f"{tmp_path}/a\0.apr", {}, {})
+    with pytest.raises(UserError, match="NUL byte"):
+        export_checkpoint(DATA / "qwen2_bf16_stream.apr", f"{tmp_path}/a\0")
 
 
 def test_many_brackets_without_depth_are_fine(tmp_path):

@@ -1,16 +1,27 @@
 """A HuggingFace model becomes an `.apr` file that holds it bit for bit, or nothing is written."""
 
 import hashlib
+import json
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from apr_jax.codec import AprWriter, errors, import_checkpoint, open_apr, open_checkpoint
+from apr_jax.codec import (
+    AprWriter,
+    errors,
+    import_checkpoint,
+    open_apr,
+    open_checkpoint,
+    write_apr,
+)
 from apr_jax.codec import importer as importer_lib
 from apr_jax.codec.compare import same_bits
+from apr_jax.codec.header import sealed
 from apr_jax.codec.hf_folder import HfFolder
+from apr_jax.codec.metadata import without_aliases
 from apr_jax.codec.qwen2 import EMBEDDING, HEAD
+from apr_jax.errors import UserError
 from tests.codec import small
 
 TOKENIZER = {"tokenizer.json": "{}", "merges.txt": "a b\n", "generation_config.json": "{}"}
@@ -63,13 +74,15 @@ def test_into_a_folder(tmp_path):
     assert (tmp_path / "out/model.tokenizer/tokenizer.json").exists()
 
 
-def test_the_tokenizer_is_always_that_of_the_model(tmp_path):
+def test_a_tokenizer_that_the_source_does_not_bring_is_neither_kept_nor_removed(tmp_path):
     with_files = small.hf_folder(tmp_path / "1", small.tensors(), files=TOKENIZER)
-    without = small.hf_folder(tmp_path / "2", small.tensors())
+    without = small.hf_folder(tmp_path / "2", small.tensors(seed=1))
     import_checkpoint(with_files, tmp_path / "a.apr")
-    assert (tmp_path / "a.tokenizer").is_dir()
-    assert import_checkpoint(without, tmp_path / "a.apr")["tokenizer"] is None
-    assert not (tmp_path / "a.tokenizer").exists()
+    before = (tmp_path / "a.apr").read_bytes()
+    with pytest.raises(errors.FolderInUse, match=r"a\.tokenizer: .* the source brings none"):
+        import_checkpoint(without, tmp_path / "a.apr")
+    assert (tmp_path / "a.apr").read_bytes() == before
+    assert (tmp_path / "a.tokenizer/tokenizer.json").exists()
 
 
 def test_a_tokenizer_folder_with_other_files_is_not_touched(tmp_path):
@@ -197,11 +210,111 @@ def test_a_file_that_reads_back_differently_is_found(tmp_path, monkeypatch):
 
     monkeypatch.setattr(importer_lib, "AprWriter", DamagedWriter)
     folder = small.hf_folder(tmp_path / "hf", small.tensors())
-    with pytest.raises(errors.VerificationFailed, match=f"{EMBEDDING}.* differs"):
+    (tmp_path / "a.apr").write_text("old")
+    with pytest.raises(errors.VerificationFailed, match=rf"/a\.apr: .*{EMBEDDING}.* differs"):
         import_checkpoint(folder, tmp_path / "a.apr")
+    assert (tmp_path / "a.apr").read_text() == "old"
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.apr", "hf"]
 
 
-def test_an_apr_file_is_no_source(tmp_path):
-    import_checkpoint(small.hf_folder(tmp_path / "hf", small.tensors()), tmp_path / "a.apr")
-    with pytest.raises(errors.UnknownFormat, match="already"):
+def stripped(values):
+    return {name.removeprefix("model."): array for name, array in values.items()}
+
+
+def test_a_sound_apr_file_is_only_a_source_for_quantising(tmp_path):
+    import_checkpoint(small.hf_folder_of(tmp_path / "hf", small.wide_config()), tmp_path / "a.apr")
+    with pytest.raises(errors.UnknownFormat, match="already, with nothing to mend"):
         import_checkpoint(tmp_path / "a.apr", tmp_path / "b.apr")
+    result = import_checkpoint(tmp_path / "a.apr", tmp_path / "b.apr", quantize="Q8")
+    assert result["quantised"] and result["mended"] == []
+
+
+def old_apr(path, values, **changes):
+    """As older writers left it: no footer, another version, null aliases, and a copied head."""
+    write_apr(path, values, small.config().to_apr() | {"name": "old"} | changes)
+    header = bytearray(path.read_bytes())
+    header[4:6] = 1, 7
+    header[:64] = sealed(bytes(header[:64]))
+    path.write_bytes(header[:-4])
+    return path
+
+
+def test_an_apr_file_of_an_older_writer_becomes_a_sound_one(tmp_path):
+    values = small.finite_tensors()
+    head = values[EMBEDDING].astype(np.float32)
+    claims = {"tied_embeddings": True, "original_format": "gguf"}
+    source = old_apr(tmp_path / "a.apr", stripped(small.with_head(values, head)), **claims)
+    result = import_checkpoint(source, source)
+    assert len(result["mended"]) == 4 and result["left_out"].keys() == {HEAD}
+    assert "version is 1.7" in result["mended"][0] and "no CRC32" in result["mended"][1]
+    assert any("`model.` at their start" in note for note in result["notes"])
+    with open_checkpoint(source, strict=True) as checkpoint:
+        assert checkpoint.config == small.config() and checkpoint.coverage().complete
+        assert all(same_bits(checkpoint.read(name), array) for name, array in values.items())
+        assert checkpoint.metadata["name"] == "old"
+        assert checkpoint.metadata["original_format"] == "gguf"
+
+
+@pytest.mark.parametrize("name", ["qwen2_bf16_stream.apr", "qwen2_bf16_single_tied.apr"])
+def test_files_of_the_reference_importer_lose_the_head_that_is_the_embedding(tmp_path, name):
+    result = import_checkpoint(small.DATA / name, tmp_path / "a.apr")
+    assert len(result["mended"]) == 1 and HEAD in result["mended"][0]
+    with open_apr(tmp_path / "a.apr", strict=True) as file, open_apr(small.DATA / name) as old:
+        assert set(old.names) - set(file.names) == {HEAD}
+        assert all(same_bits(file.read(name), old.read(name)) for name in file.names)
+        assert file.metadata["tokenizer.vocabulary"] == old.metadata["tokenizer.vocabulary"]
+
+
+def test_a_damaged_apr_file_is_not_mended(tmp_path):
+    write_apr(tmp_path / "a.apr", small.tensors(), small.config().to_apr())
+    data = bytearray((tmp_path / "a.apr").read_bytes())
+    data[-100] ^= 1
+    (tmp_path / "a.apr").write_bytes(data)
+    with pytest.raises(errors.FooterMismatch):
+        import_checkpoint(tmp_path / "a.apr", tmp_path / "b.apr")
+
+
+def test_aliases_that_say_nothing_else_are_dropped(tmp_path):
+    keys = small.config().to_apr() | {"n_layer": None, "d_model": 8}
+    assert without_aliases(keys) == small.config().to_apr()
+    assert without_aliases({"n_layer": 3}) == {"n_layer": 3}
+    assert without_aliases({"num_layers": 2, "n_layer": 3}) == {"num_layers": 2, "n_layer": 3}
+
+
+def test_names_without_their_prefix_get_it_back(tmp_path):
+    values = small.tensors(tied=False)
+    folder = small.hf_folder(tmp_path / "hf", stripped(values), tied=False)
+    result = import_checkpoint(folder, tmp_path / "a.apr")
+    assert result["notes"] == ["the names lacked the `model.` at their start, which was put back"]
+    with open_apr(tmp_path / "a.apr", strict=True) as file:
+        assert all(same_bits(file.read(name), array) for name, array in values.items())
+
+
+def test_names_of_both_kinds_are_refused(tmp_path):
+    values = stripped(small.tensors()) | {"model.norm.weight": np.zeros(8)}
+    with pytest.raises(errors.IncompleteModel, match="25 missing"):
+        import_checkpoint(small.hf_folder(tmp_path / "hf", values), tmp_path / "a.apr")
+
+
+def test_a_configuration_that_lies_elsewhere(tmp_path):
+    folder = small.hf_folder(tmp_path / "hf", small.tensors())
+    (folder / "config.json").rename(tmp_path / "other.json")
+    source = folder / "model.safetensors"
+    with pytest.raises(UserError, match=r"config\.json: cannot be read"):
+        import_checkpoint(source, tmp_path / "a.apr")
+    import_checkpoint(source, tmp_path / "a.apr", config=tmp_path / "other.json")
+    with open_checkpoint(tmp_path / "a.apr") as checkpoint:
+        assert checkpoint.config == small.config()
+    with pytest.raises(errors.UnknownFormat, match=r"only a \.safetensors file takes one"):
+        import_checkpoint(folder, tmp_path / "b.apr", config=tmp_path / "other.json")
+
+
+def test_what_the_configuration_says_and_the_file_does_not_keep_is_noted(tmp_path):
+    folder = small.hf_folder(tmp_path / "hf", small.finite_tensors())
+    config = small.config().to_hf("float16") | {"eos_token_id": [2, 3], "pad_token_id": 0}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert import_checkpoint(folder, tmp_path / "a.apr")["notes"] == [
+        "config.json has eos_token_id=[2, 3], of which the first is kept",
+        "config.json has pad_token_id=0, which .apr files do not keep",
+        "config.json says 'float16', the tensors are of bfloat16",
+    ]

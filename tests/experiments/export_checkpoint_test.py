@@ -34,11 +34,35 @@ def test_quantised_tensors_are_written_in_a_type_of_choice(tmp_path):
     write_apr(tmp_path / "a.apr", values, small.config().to_apr(), dtypes=types)
     done = program(f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'out'}", "--dtype=float16")
     assert done.returncode == 0, done.stderr
-    assert "1 of them decoded from quantised types, all as float16" in done.stdout
+    assert "26 tensors, 1 decoded from quantised types, 26 cast to float16 with" in done.stdout
+    assert "equal" not in done.stdout
+    worst = max(
+        json.loads((tmp_path / "out/report.json").read_text())["cast"].items(), key=lambda i: i[1]
+    )
+    assert worst[1] > 0 and f"{worst[1]:.2g} ({worst[0]})" in done.stdout
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["decoded"] == list(types) and report["dtype"] == "float16"
     done = program(f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'out'}", "--dtype=int8")
     assert done.returncode == 2 and "--dtype" in done.stderr
+
+
+def test_shards_of_a_size(tmp_path):
+    write_apr(tmp_path / "a.apr", small.tensors(), small.config().to_apr())
+    arguments = (f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'out'}")
+    assert program(*arguments, "--shard_size=1.5KB").returncode == 0
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 2
+    for size in ("0", "5 parsecs"):
+        done = program(*arguments, f"--shard_size={size}")
+        assert done.returncode == 2 and f"--shard_size={size!r} is no size" in done.stderr
+
+
+def test_the_report_of_another_program_stays(tmp_path):
+    write_apr(tmp_path / "a.apr", small.tensors(), small.config().to_apr())
+    (tmp_path / "report.json").write_text('{"val_loss": 3}')
+    done = program(f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'a.gguf'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.json").read_text() == '{"val_loss": 3}'
+    assert json.loads((tmp_path / "a.gguf.report.json").read_text())["status"] == "OK"
 
 
 def test_an_odd_file_is_refused_unless_asked_for(tmp_path):

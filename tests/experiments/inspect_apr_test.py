@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from apr_jax.codec import write_apr
+from tests.codec import small
 from tests.codec.small import DATA
 
 
@@ -55,6 +57,63 @@ def test_statistics_of_quantised_tensors(tmp_path):
     padded = rows["q6k.padded_rows"]
     assert padded["dtype"] == "Q6_K" and padded["bytes"] == 1260 and padded["elements"] == 960
     assert padded["std"] == pytest.approx(0.0513, abs=1e-4)
+
+
+def broken(path, drop=(), rename=str, **claims):
+    """A model without some tensors, under other names, with other claims; None takes one away."""
+    values = {n: a for n, a in small.finite_tensors().items() if not n.endswith(tuple(drop))}
+    keys = {k: v for k, v in (small.config().to_apr() | claims).items() if v is not None}
+    write_apr(path, {rename(name): array for name, array in values.items()}, keys)
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"drop": ["_proj.bias"]}, "IncompleteModel: "),
+        ({"rename": lambda name: name.removeprefix("model.")}, "lack the `model.`"),
+        ({"vocab_size": 5}, r"of another shape (model.embed_tokens.weight is [24, 8], needs"),
+        ({"param_count": 7}, "ParameterClaim: "),
+        ({"rope_type": None}, "ConfigError: "),
+        ({"architecture": None, "hf_model_type": None}, "ConfigError: "),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_model_that_cannot_be_computed(tmp_path, changes, message):
+    done = program(f"--apr={broken(tmp_path / 'a.apr', **changes)}")
+    assert done.returncode == 1 and message in done.stdout, done.stdout + done.stderr
+
+
+def test_another_head_beside_a_claim_that_it_is_tied(tmp_path):
+    values = small.finite_tensors(tied=False)
+    write_apr(tmp_path / "a.apr", values, small.config().to_apr())
+    done = program(f"--apr={tmp_path / 'a.apr'}")
+    assert done.returncode == 1 and "HeadClaim: " in done.stdout
+
+
+def test_differences_are_one_table_with_the_rest_in_the_report(tmp_path):
+    path = broken(tmp_path / "a.apr", drop=[".weight"], intermediate_size=4)
+    done = program(f"--apr={path}", f"--out={tmp_path}")
+    rows = json.loads((tmp_path / "report.json").read_text())["differences"]
+    assert done.returncode == 1 and len(rows) == 20
+    assert done.stdout.count("  missing") == 20
+    path = broken(tmp_path / "a.apr", rename=lambda name: f"x{name}")
+    done = program(f"--apr={path}", f"--out={tmp_path}")
+    assert "  ... and 32 more, all with --json" in done.stdout
+
+
+def test_json_is_the_whole_report_and_nothing_else(tmp_path):
+    path = broken(tmp_path / "a.apr", rename=lambda name: f"x{name}")
+    done = program(f"--apr={path}", "--json")
+    values = json.loads(done.stdout)
+    assert done.returncode == 1 and not done.stderr and values["status"] == "MISSED"
+    assert len(values["differences"]) == 52 and len(values["tensors"]) == 26
+    assert values["architecture"] == "qwen2"
+
+
+def test_what_is_no_model_is_said_to_be_none():
+    done = program(f"--apr={DATA / 'f32_tiny.apr'}")
+    assert done.returncode == 0 and "holds no Qwen2 or Llama model" in done.stdout
 
 
 def test_a_file_that_does_not_open():

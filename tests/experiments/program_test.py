@@ -97,6 +97,7 @@ def test_finetune_exits_1_when_a_gate_does_not_pass(inputs, tmp_path):
         ({"batch_size": 3, "accumulate": 2}, "batch_size=3 does not divide"),
         ({"attention": "pallas"}, "pallas"),
         ({"attention": "cudnn"}, "cudnn"),
+        ({"loss_impl": "pallas"}, "loss_impl='pallas' needs a GPU of the Hopper generation"),
         ({"mask_documents": "true", "seq_length": 0}, "seq_length=0"),
     ],
 )
@@ -133,6 +134,15 @@ def test_evaluate_gives_the_loss_that_finetune_started_from(inputs, tmp_path):
     assert found["val_loss"] == pytest.approx(before["initial_val_loss"], abs=1e-9)
     assert found["val_tokens"] == 499
     assert result.returncode == (0 if found["val_loss"] < found["uniform_loss"] else 1)
+
+
+def test_the_report_of_another_program_is_kept(inputs, tmp_path):
+    (tmp_path / "report.json").write_text('{"val_loss": 3}')
+    for _ in range(2):
+        shown = run("inspect_apr", f"--apr={inputs / 'init.apr'}", f"--out={tmp_path}")
+        assert shown.returncode == 0 and "report.json is of another program" in shown.stderr
+    assert (tmp_path / "report.json").read_text() == '{"val_loss": 3}'
+    assert json.loads((tmp_path / "inspect_apr.report.json").read_text())["status"] == "OK"
 
 
 def test_crosscheck_exits_1_for_another_model(inputs, tmp_path):

@@ -50,6 +50,34 @@ def test_auto_takes_what_fits(monkeypatch, backend, capability, mask, head_dim, 
     assert options == {"compute_dtype": jnp.dtype(dtype), "attention_impl": attention}
 
 
+@pytest.mark.parametrize(
+    ("reason", "partitioned", "auto", "refusal"),
+    [
+        (None, False, "pallas", None),
+        (None, True, "xla", "loss_impl='pallas' is not cut up for several devices by jit; take"),
+        (
+            "needs a faster GPU",
+            False,
+            "xla",
+            "loss_impl='pallas' needs a faster GPU, or take loss_impl='xla'",
+        ),
+    ],
+)
+def test_the_loss_is_the_kernel_where_it_can_run(monkeypatch, reason, partitioned, auto, refusal):
+    monkeypatch.setattr(devices, "pallas_loss_unsupported", lambda config, dtype: reason)
+
+    def chosen(choice):
+        return devices.choose_loss(choice, QWEN2_5_0_5B, jnp.bfloat16, partitioned=partitioned)
+
+    assert chosen("auto") == {"loss_impl": auto}
+    assert chosen("xla") == {"loss_impl": "xla"}
+    if refusal is None:
+        assert chosen("pallas") == {"loss_impl": "pallas"}
+    else:
+        with pytest.raises(TrainError, match=refusal):
+            chosen("pallas")
+
+
 def test_only_memory_is_explained():
     with pytest.raises(TrainError, match="too small for this: buy more"):
         with devices.memory_explained("buy more"):

@@ -26,10 +26,10 @@ class Unigram:
     def __init__(self, logits_V):
         self.logits_V = logits_V
 
-    def apply(self, variables, ids_BT, segment_start_BT=None):
-        return variables["params"] + jax.numpy.broadcast_to(
-            self.logits_V, (*ids_BT.shape, len(self.logits_V))
-        )
+    def apply(self, variables, *, method, ids_BT, targets_BT, weights_BT):
+        assert method == "cross_entropy"
+        log_p_V = jax.nn.log_softmax(self.logits_V + variables["params"])
+        return -jax.numpy.sum(weights_BT * log_p_V[targets_BT])
 
 
 @pytest.fixture

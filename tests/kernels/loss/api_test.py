@@ -1,0 +1,239 @@
+"""The fused loss against its definition in float64, its plain reference, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from kernels.loss import linear_cross_entropy
+from kernels.loss.reference import linear_cross_entropy_whole
+from tests.kernels.loss import oracle
+
+# Largest error over the largest value of the float64 result. In 16 bits the gradient of the
+# logits is rounded, and so is the result of its product with the head.
+LOSS = {"float32": 1e-5, "bfloat16": 1e-5, "float16": 1e-5}
+GRADIENT = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 1e-3}
+FACTOR = 0.37  # the loss is never what is differentiated alone: a step divides it by the tokens
+FLOATING = ("x_BTD", "weight_VD", "weights_BT")
+
+
+def inputs(
+    B: int = 3, T: int = 11, D: int = 24, V: int = 53, dtype: str = "float32"
+) -> dict[str, Array]:
+    rng = np.random.default_rng([B, T, D, V])
+    return {
+        "x_BTD": jnp.asarray(rng.standard_normal((B, T, D)), dtype),
+        # Rounded, so that in 16 bits casting it changes nothing and the oracle has the same rows.
+        "weight_VD": jnp.asarray(rng.standard_normal((V, D)), dtype).astype(jnp.float32),
+        "targets_BT": jnp.asarray(rng.integers(0, V, (B, T)), jnp.int32),
+        "weights_BT": jnp.asarray(rng.uniform(-1, 2, (B, T)), jnp.float32),
+    }
+
+
+def bytes_for(tokens: int, arrays: dict[str, Array]) -> int:
+    """`max_bytes` that makes chunks of so many tokens."""
+    return tokens * arrays["weight_VD"].shape[0] * (4 + arrays["x_BTD"].dtype.itemsize)
+
+
+def ours(arrays: dict[str, Array], impl: str = "xla", **kwargs: object) -> dict[str, Array]:
+    """What the oracle returns, but all gradients FACTOR times as large."""
+
+    def scaled(arrays: dict[str, Array]) -> tuple[Array, tuple[Array, Array]]:
+        loss, nats_BT = linear_cross_entropy(**arrays, impl=impl, **kwargs)
+        return FACTOR * loss, (loss, nats_BT)
+
+    @jax.jit
+    def both(arrays: dict[str, Array]) -> tuple[dict[str, Array], tuple[Array, Array]]:
+        return jax.grad(scaled, has_aux=True, allow_int=True)(arrays)
+
+    grads, (loss, nats_BT) = both(arrays)
+    return {"loss": loss, "nats": nats_BT} | {name: grads[name] for name in FLOATING}
+
+
+def error(got: Array, want: np.ndarray) -> float:
+    scale = np.abs(want).max()
+    return float(np.abs(np.asarray(got, np.float64) - want).max() / (scale or 1.0))
+
+
+def check(arrays: dict[str, Array], impl: str = "xla", **kwargs: object) -> None:
+    options = {name: kwargs[name] for name in ("ignore_index", "z_loss") if name in kwargs}
+    wants = oracle.linear_cross_entropy(**{k: np.asarray(v) for k, v in arrays.items()}, **options)
+    dtype = arrays["x_BTD"].dtype.name
+    for name, got in ours(arrays, impl, **kwargs).items():
+        if name in ("loss", "nats"):
+            assert got.dtype == jnp.float32
+            assert error(got, wants[name]) <= LOSS[dtype], name
+        else:
+            assert got.dtype == arrays[name].dtype
+            assert error(got, FACTOR * wants[name]) <= GRADIENT[dtype], name
+    # Without gradients the loss comes another way, to the same.
+    loss, nats_BT = linear_cross_entropy(**arrays, impl=impl, **kwargs)
+    assert error(loss, wants["loss"]) <= LOSS[dtype]
+    assert error(nats_BT, wants["nats"]) <= LOSS[dtype]
+
+
+@pytest.mark.parametrize("dtype", LOSS)
+@pytest.mark.parametrize(("tokens", "z_loss"), [(1, 0.0), (8, 0.1), (33, 0.0)])
+def test_loss_and_gradients(tokens: int, z_loss: float, dtype: str) -> None:
+    """Chunks of one token; ragged ones; all tokens in one."""
+    arrays = inputs(dtype=dtype)
+    check(arrays, max_bytes=bytes_for(tokens, arrays), z_loss=z_loss)
+
+
+@pytest.mark.parametrize(("B", "T", "V"), [(1, 1, 53), (1, 1, 1), (2, 1, 7), (1, 300, 131)])
+def test_shapes(B: int, T: int, V: int) -> None:
+    arrays = inputs(B, T, V=V)
+    check(arrays, max_bytes=bytes_for(129, arrays))
+
+
+def test_ignored_targets() -> None:
+    arrays = inputs()
+    arrays["targets_BT"] = arrays["targets_BT"].at[1, 2:9].set(-100)
+    check(arrays, max_bytes=bytes_for(8, arrays), ignore_index=-100, z_loss=0.1)
+    some_id = int(arrays["targets_BT"][0, 0])
+    check(arrays | {"targets_BT": jnp.maximum(arrays["targets_BT"], 0)}, ignore_index=some_id)
+
+
+def test_all_targets_ignored() -> None:
+    arrays = inputs()
+    arrays["targets_BT"] = jnp.full_like(arrays["targets_BT"], -100)
+    for name, got in ours(arrays, ignore_index=-100).items():
+        if name != "weights_BT":
+            assert not np.any(got), name
+
+
+def test_no_weights_are_ones() -> None:
+    arrays = inputs()
+    ones = arrays | {"weights_BT": jnp.ones_like(arrays["weights_BT"])}
+    del arrays["weights_BT"]
+    given, implied = (linear_cross_entropy(**a, impl="xla") for a in (ones, arrays))
+    for got, want in zip(implied, given, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("scale", [100.0, 1e4])
+def test_large_logits_do_not_overflow(scale: float) -> None:
+    arrays = inputs()
+    check(arrays | {"x_BTD": scale * arrays["x_BTD"]}, max_bytes=bytes_for(8, arrays))
+
+
+@pytest.mark.parametrize("weight_dtype", ["bfloat16", "float16"])
+def test_a_head_in_16_bits_gets_its_gradient_in_16_bits(weight_dtype: str) -> None:
+    arrays = inputs()
+    arrays["weight_VD"] = arrays["weight_VD"].astype(weight_dtype)
+    got = ours(arrays, max_bytes=bytes_for(8, arrays))["weight_VD"]
+    want = oracle.linear_cross_entropy(**{k: np.asarray(v) for k, v in arrays.items()})
+    assert got.dtype == jnp.dtype(weight_dtype)
+    # One rounding of a sum that was kept in float32.
+    assert error(got, FACTOR * want["weight_VD"]) <= jnp.finfo(weight_dtype).eps
+
+
+@pytest.mark.parametrize("target", [53, -1, -(2**31)])
+def test_a_target_without_row_gives_nan(target: int) -> None:
+    arrays = inputs()
+    arrays["targets_BT"] = arrays["targets_BT"].at[2, 4].set(target)
+    found = ours(arrays, max_bytes=bytes_for(8, arrays))
+    assert np.isnan(found["loss"])
+    assert np.argwhere(np.isnan(found["nats"])).tolist() == [[2, 4]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_token_that_is_not_finite_shows(bad: float) -> None:
+    arrays = inputs()
+    arrays["x_BTD"] = arrays["x_BTD"].at[2, 4, 0].set(bad)
+    found = ours(arrays, max_bytes=bytes_for(8, arrays))
+    assert not np.isfinite(found["loss"])
+    assert np.argwhere(~np.isfinite(found["nats"])).tolist() == [[2, 4]]
+    assert not np.isfinite(found["x_BTD"][2, 4]).any()
+
+
+@pytest.mark.parametrize("dtype", LOSS)
+def test_reference(dtype: str) -> None:
+    """The plain reference is held against the same oracle."""
+    arrays = inputs(dtype=dtype)
+    wants = oracle.linear_cross_entropy(**{k: np.asarray(v) for k, v in arrays.items()}, z_loss=0.1)
+    differentiate = jax.value_and_grad(linear_cross_entropy_whole, (0, 1, 3), has_aux=True)
+    (loss, nats_BT), grads = differentiate(*arrays.values(), z_loss=0.1)
+    assert error(loss, wants["loss"]) <= LOSS[dtype]
+    assert error(nats_BT, wants["nats"]) <= LOSS[dtype]
+    for name, got in zip(FLOATING, grads, strict=True):
+        assert error(got, wants[name]) <= GRADIENT[dtype], name
+
+
+def test_nats_have_no_gradient() -> None:
+    arrays = inputs()
+
+    def nats(x_BTD: Array) -> Array:
+        return linear_cross_entropy(**arrays | {"x_BTD": x_BTD}, impl="xla")[1].sum()
+
+    assert not np.any(jax.grad(nats)(arrays["x_BTD"]))
+
+
+def test_memory_is_that_of_a_chunk() -> None:
+    """No array of the compiled step, forward and backward, is as large as all logits."""
+    shapes = {"x_BTD": (4, 512, 16), "weight_VD": (4096, 16)}
+    arrays = {name: jax.ShapeDtypeStruct(shape, jnp.bfloat16) for name, shape in shapes.items()}
+    targets_BT = jax.ShapeDtypeStruct((4, 512), jnp.int32)
+
+    def temporary_bytes(max_bytes: int) -> int:
+        def loss(x_BTD: Array, weight_VD: Array, targets_BT: Array) -> Array:
+            arrays = (x_BTD, weight_VD, targets_BT)
+            return linear_cross_entropy(*arrays, max_bytes=max_bytes, impl="xla")[0]
+
+        step = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*arrays.values(), targets_BT)
+        return step.compile().memory_analysis().temp_size_in_bytes
+
+    whole = 4 * 512 * 4096 * 6
+    assert temporary_bytes(whole) >= whole / 2
+    assert temporary_bytes(whole // 32) <= whole / 8
+
+
+def test_eval_multiplies_by_the_head_once() -> None:
+    arrays = inputs()
+    flops = [
+        jax.jit(f).lower(arrays).compile().cost_analysis()["flops"]
+        for f in (
+            lambda arrays: linear_cross_entropy(**arrays, impl="xla"),
+            lambda arrays: ours(arrays),
+        )
+    ]
+    assert flops[0] < 0.5 * flops[1]
+
+
+REFUSED = {
+    "rank of x": (ValueError, "x needs the axes", {"x_BTD": (33, 24)}),
+    "rank of weight": (ValueError, "x needs the axes", {"weight_VD": (1, 53, 24)}),
+    "model size": (ValueError, "differ in the size of the model", {"weight_VD": (53, 23)}),
+    "targets": (ValueError, "one value for each token", {"targets_BT": (3, 10)}),
+    "weights": (ValueError, "one value for each token", {"weights_BT": (3, 1)}),
+    "dtype of x": (TypeError, "not int32", {"x_BTD": "int32"}),
+    "dtype of weight": (TypeError, "weight must be floating, not int8", {"weight_VD": "int8"}),
+    "dtype of targets": (
+        TypeError,
+        "targets must be int32, not float32",
+        {"targets_BT": "float32"},
+    ),
+    "dtype of weights": (TypeError, "weights must be float32, not bool", {"weights_BT": "bool"}),
+    "negative z_loss": (ValueError, "z_loss=-1.0 must be", {"z_loss": -1.0}),
+    "z_loss not finite": (ValueError, "z_loss=nan must be", {"z_loss": float("nan")}),
+    "memory for no token": (ValueError, "holds 0 tokens, impl='xla' needs 1", {"max_bytes": 423}),
+    "unknown impl": (ValueError, "impl='mosaic' is not one of 'pallas', 'xla'", {"impl": "mosaic"}),
+    "pallas off GPUs": (NotImplementedError, "needs a GPU of the Hopper", {"impl": "pallas"}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refuses(case: str) -> None:
+    error_type, message, changes = REFUSED[case]
+    arrays = inputs()
+    kwargs = {"impl": "xla"}
+    for name, change in changes.items():
+        if name not in arrays:
+            kwargs[name] = change
+        elif isinstance(change, tuple):
+            arrays[name] = jnp.zeros(change, arrays[name].dtype)
+        else:
+            arrays[name] = arrays[name].astype(change)
+    with pytest.raises(error_type, match=message):
+        linear_cross_entropy(**arrays, **kwargs)
