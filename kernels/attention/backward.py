@@ -229,12 +229,7 @@ class _Queries:
             carry = lax.fori_loop(plain, count, masked, carry)
         dq, ds = carry
         slot = lax.rem(count - 1, self.sizes.stages)
-        interpret = self.problem.interpret
-
-        def body(dq_ref: Any) -> None:
-            tiles.accumulate(dq_ref, ds, self.k_smem.at[slot], interpret)
-
-        (dq,) = tiles.update(body, (dq,), (), interpret)
+        dq = tiles.added(dq, ds, self.k_smem.at[slot], self.problem.interpret)
         plgpu.barrier_arrive(self.k_empty.at[slot])
         return dq * self.problem.scale
 
@@ -492,12 +487,7 @@ class _Keys:
 
         def last() -> jax.Array:
             slot = lax.rem(walk.count - 1, self.sizes.stages)
-            interpret = self.problem.interpret
-
-            def body(dk_ref: Any) -> None:
-                tiles.accumulate(dk_ref, ds, self.q_smem.at[slot], interpret)
-
-            (out,) = tiles.update(body, (dk,), (), interpret)
+            out = tiles.added(dk, ds, self.q_smem.at[slot], self.problem.interpret)
             plgpu.barrier_arrive(self.q_empty.at[slot])
             return out
 

@@ -227,12 +227,7 @@ class _Queries:
     ) -> tuple[jax.Array, jax.Array]:
         slot = lax.rem(count - 1, self.sizes.stages)
         plgpu.barrier_wait(self.v_full.at[slot])
-        (o,) = tiles.update(
-            lambda o_ref: tiles.accumulate(
-                o_ref, p, self.v_smem.at[slot], self.problem.interpret
-            ),
-            (o,), (), self.problem.interpret,
-        )  # fmt: skip
+        o = tiles.added(o, p, self.v_smem.at[slot], self.problem.interpret)
         plgpu.barrier_arrive(self.v_empty.at[slot])
         return o * tiles.along(1 / total, o.shape, 0), m + jnp.log(total) * LOG2_E
 

@@ -31,7 +31,7 @@ def attention_pallas(
 ) -> jax.Array:
     """See `kernels.attention.attention`; the arguments are checked there.
 
-    `interpret` runs the same kernels on a CPU, slowly, and raises when it sees a race.
+    `interpret` runs the same kernels on a CPU, slowly, and prints what races it sees.
     """
     T, S, H = q_BTNH.shape[1], k_BSKH.shape[1], q_BTNH.shape[-1]
     width = next(size for size in tuning.HEAD_SIZES if size >= H)

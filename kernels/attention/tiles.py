@@ -135,13 +135,20 @@ def finished(sum_ref: Any, running: int, interpret: bool) -> jax.Array:
     return sum_ref[...] if interpret else plgpu.wgmma_accumulator_load(sum_ref, wait_n=running)
 
 
+def added(total: jax.Array, a: Any, b_ref: Any, interpret: bool) -> jax.Array:
+    """total + a @ b."""
+
+    def body(sum_ref: Any) -> None:
+        accumulate(sum_ref, a, b_ref, interpret)
+
+    return update(body, (total,), (), interpret)[0]
+
+
 def product(a_ref: Any, b_ref: Any, interpret: bool) -> jax.Array:
     """a @ b in float32, of two matrices in shared memory."""
     shape = (a_ref.shape[0], b_ref.shape[1])
     if interpret:
-        return update(lambda s: accumulate(s, a_ref, b_ref, True), (zeros(shape, TILE),), (), True)[
-            0
-        ]
+        return added(zeros(shape, TILE), a_ref, b_ref, interpret)
 
     def body(sum_ref: Any) -> jax.Array:
         plgpu.wgmma(sum_ref, a_ref, b_ref)
