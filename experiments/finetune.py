@@ -32,7 +32,10 @@ _DTYPE = flags.DEFINE_enum(
     "compute_dtype", "auto", ["auto", "float32", "bfloat16"], "auto: bfloat16 on a GPU."
 )
 _ATTENTION = flags.DEFINE_enum(
-    "attention", "auto", ["auto", "xla", "cudnn", "pallas"], "auto: cudnn where it fits, else xla."
+    "attention",
+    "auto",
+    ["auto", "xla", "cudnn", "pallas"],
+    "auto: the fastest that fits: pallas on Hopper GPUs, cudnn, xla.",
 )
 _LOSS = flags.DEFINE_enum(
     "loss_impl", "auto", ["auto", "xla", "pallas"], "auto: pallas where it fits, else xla."

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from apr_jax.codec.qwen2 import Qwen2Config
-from apr_jax.model import pallas_loss_unsupported
+from apr_jax.model import fastest_attention, pallas_loss_unsupported
 from apr_jax.train.config import TrainError
 
 # Dense bfloat16 FLOP/s by the vendor's datasheet. A device that is not here gets no utilisation.
@@ -32,9 +32,7 @@ def model_options(
     if compute_dtype == "auto":
         compute_dtype = "bfloat16" if on_gpu else "float32"
     if attention == "auto":
-        fits_cudnn = on_gpu and compute_dtype == "bfloat16" and not mask_documents
-        fits_cudnn = fits_cudnn and head_dim % 8 == 0 and head_dim <= 256
-        attention = "cudnn" if fits_cudnn else "xla"
+        attention = fastest_attention(jnp.dtype(compute_dtype), head_dim, packed=mask_documents)
     return {"compute_dtype": jnp.dtype(compute_dtype), "attention_impl": attention}
 
 

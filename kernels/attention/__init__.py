@@ -1,3 +1,3 @@
 """Attention: one public function, several implementations."""
 
-from kernels.attention.api import IMPLEMENTATIONS, attention
+from kernels.attention.api import IMPLEMENTATIONS, attention, fastest

@@ -8,7 +8,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from kernels.attention.fused import attention_pallas
 from kernels.attention.reference import attention_xla
+from kernels.attention.tuning import HEAD_SIZES
 
 IMPLEMENTATIONS = ("cudnn", "pallas", "xla")
 
@@ -33,7 +35,8 @@ def attention(
       causal: query t sees no key after its own place.
       q_offset: the place of the first query among the keys, for queries that continue a cache.
       scale: factor on the scores; None is 1/sqrt(H).
-      impl: "xla" runs everywhere; "cudnn" is fused, on CUDA GPUs in 16 bits, without packed rows.
+      impl: "xla" runs everywhere; "pallas" is fused, on Hopper GPUs in 16 bits, its gradient the
+        same bits every time; "cudnn" is fused, on CUDA GPUs in 16 bits, without packed rows.
 
     Returns:
       BTNH in the dtype of `q_BTNH`. The softmax is in float32.
@@ -47,13 +50,18 @@ def attention(
     _check_arrays(q_BTNH, k_BSKH, v_BSKH)
     _check_visibility(q_BTNH, segment_start_BT, causal, q_offset)
     scale = 1 / math.sqrt(q_BTNH.shape[-1]) if scale is None else scale
+    if impl != "xla":
+        _check_fused(impl, q_BTNH, segment_start_BT is not None, q_offset, scale)
     if impl == "pallas":
-        raise NotImplementedError(
-            "impl='pallas': this version has no Pallas attention kernel yet; "
-            "use impl='cudnn' on a GPU in 16 bits, impl='xla' elsewhere"
+        return attention_pallas(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            segment_start_BT=segment_start_BT,
+            causal=causal,
+            scale=scale,
         )
     if impl == "cudnn":
-        _check_cudnn(q_BTNH, segment_start_BT, q_offset)
         return jax.nn.dot_product_attention(
             q_BTNH, k_BSKH, v_BSKH, scale=scale, is_causal=causal, implementation="cudnn"
         )
@@ -111,23 +119,44 @@ def _check_visibility(
         raise TypeError(f"segment_start_BT must be int32, not {segment_start_BT.dtype}")
 
 
-def _check_cudnn(
-    q_BTNH: jax.Array, segment_start_BT: jax.Array | None, q_offset: int | jax.Array
+def fastest(dtype: jnp.dtype, head_size: int, *, packed: bool) -> str:
+    """The `impl` to train with on the devices at hand, by bench/results.md."""
+    for impl in ("pallas", "cudnn"):
+        if _obstacle(impl, jnp.dtype(dtype), head_size, packed) is None:
+            return impl
+    return "xla"
+
+
+def _check_fused(
+    impl: str, q_BTNH: jax.Array, packed: bool, q_offset: int | jax.Array, scale: float
 ) -> None:
-    H = q_BTNH.shape[-1]
+    obstacle = _obstacle(impl, q_BTNH.dtype, q_BTNH.shape[-1], packed)
+    if obstacle is None and not _is_zero(q_offset):
+        obstacle = "counts queries from the first key, so it cannot continue a cache"
+    if obstacle is None and impl == "pallas" and not scale > 0:
+        obstacle = f"takes a positive scale, not {scale}"
+    if obstacle is not None:
+        raise NotImplementedError(f"impl={impl!r} {obstacle}; use impl='xla'")
+
+
+def _obstacle(impl: str, dtype: jnp.dtype, head_size: int, packed: bool) -> str | None:
+    """Why a fused implementation cannot run here, as the end of a sentence."""
     if jax.default_backend() != "gpu":
-        reason = f"needs a CUDA GPU, and JAX computes on {jax.default_backend()!r} here"
-    elif q_BTNH.dtype == jnp.float32:
-        reason = "computes in bfloat16 or float16, not in float32"
-    elif segment_start_BT is not None:
-        reason = "has no mask for packed rows: documents would see each other"
-    elif not _is_zero(q_offset):
-        reason = "counts queries from the first key, so it cannot continue a cache"
-    elif H % 8 or H > 256:
-        reason = f"needs a head size that is a multiple of 8 up to 256, not {H}"
-    else:
-        return
-    raise NotImplementedError(f"impl='cudnn' {reason}; use impl='xla'")
+        return f"needs a CUDA GPU, and JAX computes on {jax.default_backend()!r} here"
+    if dtype == jnp.float32:
+        return "computes in bfloat16 or float16, not in float32"
+    if impl == "cudnn":
+        if packed:
+            return "has no mask for packed rows: documents would see each other"
+        if head_size % 8 or head_size > 256:
+            return f"needs a head size that is a multiple of 8 up to 256, not {head_size}"
+        return None
+    device = jax.devices()[0]
+    if getattr(device, "compute_capability", None) != "9.0":
+        return f"needs a Hopper GPU (H100, H200), not {device.device_kind!r}"
+    if head_size > HEAD_SIZES[-1]:
+        return f"takes head sizes up to {HEAD_SIZES[-1]}, not {head_size}"
+    return None
 
 
 def _is_zero(q_offset: int | jax.Array) -> bool:

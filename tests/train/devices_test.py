@@ -31,16 +31,21 @@ def test_utilisation_is_known_for_known_devices_only(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("backend", "mask", "head_dim", "dtype", "attention"),
+    ("backend", "capability", "mask", "head_dim", "dtype", "attention"),
     [
-        ("cpu", False, 64, "float32", "xla"),
-        ("gpu", False, 64, "bfloat16", "cudnn"),
-        ("gpu", True, 64, "bfloat16", "xla"),
-        ("gpu", False, 20, "bfloat16", "xla"),
+        ("cpu", None, False, 64, "float32", "xla"),
+        ("gpu", "9.0", False, 64, "bfloat16", "pallas"),
+        ("gpu", "9.0", True, 128, "bfloat16", "pallas"),
+        ("gpu", "9.0", False, 256, "bfloat16", "cudnn"),
+        ("gpu", "8.0", False, 64, "bfloat16", "cudnn"),
+        ("gpu", "8.0", True, 64, "bfloat16", "xla"),
+        ("gpu", "8.0", False, 20, "bfloat16", "xla"),
     ],
 )
-def test_auto_takes_what_fits(monkeypatch, backend, mask, head_dim, dtype, attention):
+def test_auto_takes_what_fits(monkeypatch, backend, capability, mask, head_dim, dtype, attention):
+    device = types.SimpleNamespace(compute_capability=capability, device_kind="a device")
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
     options = devices.model_options("auto", "auto", mask_documents=mask, head_dim=head_dim)
     assert options == {"compute_dtype": jnp.dtype(dtype), "attention_impl": attention}
 

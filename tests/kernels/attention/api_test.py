@@ -1,5 +1,7 @@
 """Attention against the definition in float64, and everything that it refuses."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +113,7 @@ REFUSED = {
         "must be int32, not int64",
         {"segment_start_BT": np.zeros((2, 9), np.int64)},
     ),
-    "pallas": (NotImplementedError, "no Pallas attention kernel yet", {"impl": "pallas"}),
+    "pallas off GPUs": (NotImplementedError, "JAX computes on 'cpu' here", {"impl": "pallas"}),
     "cudnn off GPUs": (NotImplementedError, "JAX computes on 'cpu' here", {"impl": "cudnn"}),
 }
 
@@ -129,25 +131,34 @@ def test_refuses(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
         attention(q, k, v, **kwargs)
 
 
-CUDNN_REFUSED = {
-    "float32": ("not in float32", {"dtype": "float32"}),
-    "packed rows": (
+REFUSED_ON_A_GPU = {
+    "cudnn, float32": ("not in float32", {"dtype": "float32"}),
+    "cudnn, packed rows": (
         "documents would see each other; use impl='xla'",
         {"segment_start_BT": np.zeros((2, 9), np.int32)},
     ),
-    "a cache": ("cannot continue a cache", {"q_offset": 2}),
-    "head size": ("multiple of 8 up to 256, not 36", {"H": 36}),
+    "cudnn, a cache": ("cannot continue a cache", {"q_offset": 2}),
+    "cudnn, head size": ("multiple of 8 up to 256, not 36", {"H": 36}),
+    "pallas, float32": ("not in float32", {"dtype": "float32"}),
+    "pallas, a cache": ("cannot continue a cache", {"q_offset": 2}),
+    "pallas, head size": ("up to 128, not 136", {"H": 136}),
+    "pallas, scale": ("positive scale, not -1", {"scale": -1.0}),
+    "pallas, other GPU": ("needs a Hopper GPU .*, not 'NVIDIA A100'", {"device": "8.0"}),
 }
 
 
-@pytest.mark.parametrize("case", CUDNN_REFUSED)
-def test_cudnn_refuses_on_a_gpu(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    message, changes = CUDNN_REFUSED[case]
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+@pytest.mark.parametrize("case", REFUSED_ON_A_GPU)
+def test_refuses_on_a_gpu(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    message, changes = REFUSED_ON_A_GPU[case]
     kwargs = dict(changes)
+    device = types.SimpleNamespace(
+        device_kind="NVIDIA A100", compute_capability=kwargs.pop("device", "9.0")
+    )
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [device])
     qkv = inputs(9, 9, 4, 2, kwargs.pop("H", 64), kwargs.pop("dtype", "bfloat16"))
     with pytest.raises(NotImplementedError, match=message):
-        attention(*qkv, impl="cudnn", **kwargs)
+        attention(*qkv, impl=case.split(",")[0], **kwargs)
 
 
 @pytest.mark.gpu
