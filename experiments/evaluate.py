@@ -29,10 +29,10 @@ _ATTENTION = flags.DEFINE_enum(
     "attention",
     "auto",
     ["auto", "xla", "cudnn", "pallas"],
-    "auto: the fastest that fits: pallas on Hopper GPUs, cudnn, xla.",
+    "auto: cudnn on GPUs, pallas for packed documents on Hopper GPUs, else xla.",
 )
 _LOSS = flags.DEFINE_enum(
-    "loss_impl", "auto", ["auto", "xla", "pallas"], "auto: pallas where it fits, else xla."
+    "loss_impl", "auto", ["auto", "xla", "pallas"], "auto: xla; pallas needs a Hopper GPU."
 )
 _PARALLEL = flags.DEFINE_enum("parallel", "pmap", ["pmap", "jit"], "How steps reach the devices.")
 flags.mark_flags_as_required(["apr", "shards", "out"])

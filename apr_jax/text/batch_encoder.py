@@ -136,8 +136,9 @@ class BatchEncoder:
         """int32: the values of words that are encoded now."""
         ids, counts = self._encode(octets, lengths)
         begins = np.cumsum(counts) - counts
-        values = ids[begins]
-        several = np.flatnonzero(counts > 1)
+        values = np.empty(len(counts), np.int32)
+        values[counts == 1] = ids[begins[counts == 1]]
+        several = np.flatnonzero(counts != 1)  # or none at all
         rows = ids[spans(begins[several], counts[several])]
         values[several] = ~self._rows.append(rows, counts[several])
         return values

@@ -48,7 +48,8 @@ class Encoder:
         octets = word.encode()
         if octets in self._whole:
             return [self._whole[octets]]
-        return merge([self._byte_ids[octet] for octet in octets], self._merges)
+        ids = [self._byte_ids[octet] for octet in octets]
+        return merge([id_ for id_ in ids if id_ >= 0], self._merges)
 
 
 def merge(ids: Sequence[int], merges: Mapping[tuple[int, int], tuple[int, int]]) -> list[int]:

@@ -51,6 +51,7 @@ class Tokenizer:
         self._merges = Merges(*vocabulary.merges_M3.T)
         self._byte_ids = vocabulary.byte_ids()
         self._byte_list = self._byte_ids.tolist()
+        self._has_all_bytes = bool((self._byte_ids >= 0).all())
         self._texts = [b""] * self.vocab_size
         for id_, text in vocabulary.tokens.items():
             self._texts[id_] = text
@@ -204,7 +205,8 @@ class Tokenizer:
         """The ids of one word."""
         if (id_ := self._whole_words.get(word)) is not None:
             return [id_]
-        return self._merges.merge_one([self._byte_list[octet] for octet in word])
+        ids = [self._byte_list[octet] for octet in word]
+        return self._merges.merge_one(ids if self._has_all_bytes else [i for i in ids if i >= 0])
 
     def _encode_words(
         self, octets: np.ndarray, lengths: np.ndarray
@@ -229,6 +231,10 @@ class Tokenizer:
     def _merge(self, octets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the merges make of words that lie one behind another."""
         symbols = self._byte_ids[octets]
+        if not self._has_all_bytes:  # HuggingFace leaves out what has no token
+            is_known = symbols >= 0
+            word = np.repeat(np.arange(len(lengths)), lengths)[is_known]
+            symbols, lengths = symbols[is_known], np.bincount(word, minlength=len(lengths))
         ends = np.cumsum(lengths)
         rows: list[np.ndarray] = [np.empty(0, np.int32)]
         counts: list[np.ndarray] = [np.empty(0, np.int64)]
@@ -263,7 +269,7 @@ class Tokenizer:
             return tokens
         lengths = np.array([len(text) for text in tokens], np.int64)
         ids, counts = self._merge(np.frombuffer(b"".join(tokens), np.uint8), lengths)
-        first = ids[np.cumsum(counts) - counts]
+        first = np.append(ids, -1)[np.cumsum(counts) - counts]
         is_whole = (counts == 1) & (first == np.array([*tokens.values()], np.int32))
         return dict(itertools.compress(tokens.items(), is_whole.tolist()))
 

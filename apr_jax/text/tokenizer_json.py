@@ -23,6 +23,9 @@ from apr_jax.text.vocabulary import (
     resolve_merges,
 )
 
+_NEEDED = {*b"\t\n\r", *range(0x20, 0x7F)}
+_MOST_MISSING = 32
+
 
 def read_tokenizer_json(path: pathlib.Path) -> Vocabulary:
     """The vocabulary in the file.
@@ -55,9 +58,7 @@ def from_tokenizer_json(path: pathlib.Path, root: Any) -> Vocabulary:
                     f"{path}: token {token!r} (id {id_}) is not spelled in the byte-level alphabet"
                 )
             tokens[id_] = text
-    missing = 256 - len({text for text in tokens.values() if len(text) == 1})
-    if missing:
-        raise TokenizerError(f"{path}: {missing} of the 256 byte symbols are not in the vocabulary")
+    _check_bytes(path, {text[0] for text in tokens.values() if len(text) == 1}, model)
     _check_added_ids(path, added, ids)
     _refuse_post_processing(path, root)
     by_content = {token.content: token.id for token in added}
@@ -191,6 +192,28 @@ def _added_tokens(
             )
         found.append(AddedToken(id_, content, bool(node.get("special"))))
     return tuple(found)
+
+
+def _check_bytes(path: pathlib.Path, found: set[int], model: dict[str, Any]) -> None:
+    """Refuse a vocabulary without the tokens of some bytes, but for a few that texts hardly have.
+
+    HuggingFace leaves such bytes out. SmolLM2's vocabulary has no tokens for 21.
+    """
+    missing = set(range(256)) - found
+    if not missing:
+        return
+    what = f"{path}: {len(missing)} of the 256 byte symbols are not in the vocabulary"
+    if model.get("unk_token") is not None:
+        raise TokenizerError(f"{what}, and an unk_token in their place is not supported")
+    if len(missing) > _MOST_MISSING or missing & _NEEDED:
+        raise TokenizerError(f"{what}: texts would lose the characters {_named(missing)}")
+
+
+def _named(octets: set[int]) -> str:
+    named = [
+        repr(chr(octet)) if octet < 0x80 else f"of byte {octet:#x}" for octet in sorted(octets)
+    ]
+    return ", ".join(named[:5]) + (" and others" if len(named) > 5 else "")
 
 
 def _check_added_ids(

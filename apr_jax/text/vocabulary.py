@@ -63,9 +63,9 @@ class Vocabulary:
         return max(max(self.tokens), *(token.id for token in self.added), 0) + 1
 
     def byte_ids(self) -> np.ndarray:
-        """int32 [256]: the id of each single byte."""
+        """int32 [256]: the id of each single byte; -1 for one that has none and is left out."""
         ids = {text[0]: id_ for id_, text in self.tokens.items() if len(text) == 1}
-        return np.array([ids[byte] for byte in range(256)], np.int32)
+        return np.array([ids.get(byte, -1) for byte in range(256)], np.int32)
 
     def sha256(self) -> str:
         """The hash of everything that decides ids, independent of the files' layout."""

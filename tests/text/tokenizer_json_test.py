@@ -6,6 +6,7 @@ import json
 import pytest
 
 from apr_jax.text import load_tokenizer
+from apr_jax.text.alphabet import SYMBOLS
 from apr_jax.text.pretokenizers import LLAMA3_PATTERN
 from apr_jax.text.trainer import train_bpe
 from apr_jax.text.vocabulary import TokenizerError
@@ -118,8 +119,18 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path, root, path, value, m
         load(tmp_path, changed)
 
 
-def test_missing_symbols_are_counted(tmp_path, root):
+@pytest.mark.parametrize(
+    ("symbols", "unk_token", "message"),
+    [
+        ("qz", None, "2 of the 256 byte symbols are not .* would lose the characters 'q', 'z'"),
+        (SYMBOLS[128:161], None, "33 of the 256 .* of byte 0x80, .* and others"),
+        (SYMBOLS[4], "<unk>", "1 of the 256 .* an unk_token in their place is not supported"),
+    ],
+)
+def test_missing_symbols_are_counted(tmp_path, root, symbols, unk_token, message):
     changed = copy.deepcopy(root)
-    del changed["model"]["vocab"]["q"], changed["model"]["vocab"]["z"]
-    with pytest.raises(TokenizerError, match="2 of the 256 byte symbols are not"):
+    changed["model"]["unk_token"] = unk_token
+    for symbol in symbols:
+        del changed["model"]["vocab"][symbol]
+    with pytest.raises(TokenizerError, match=message):
         load(tmp_path, changed)

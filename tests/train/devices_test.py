@@ -34,9 +34,10 @@ def test_utilisation_is_known_for_known_devices_only(monkeypatch):
     ("backend", "capability", "mask", "head_dim", "dtype", "attention"),
     [
         ("cpu", None, False, 64, "float32", "xla"),
-        ("gpu", "9.0", False, 64, "bfloat16", "pallas"),
+        ("gpu", "9.0", False, 64, "bfloat16", "cudnn"),
         ("gpu", "9.0", True, 128, "bfloat16", "pallas"),
         ("gpu", "9.0", False, 256, "bfloat16", "cudnn"),
+        ("gpu", "9.0", False, 20, "bfloat16", "xla"),
         ("gpu", "8.0", False, 64, "bfloat16", "cudnn"),
         ("gpu", "8.0", True, 64, "bfloat16", "xla"),
         ("gpu", "8.0", False, 20, "bfloat16", "xla"),
@@ -51,26 +52,24 @@ def test_auto_takes_what_fits(monkeypatch, backend, capability, mask, head_dim, 
 
 
 @pytest.mark.parametrize(
-    ("reason", "partitioned", "auto", "refusal"),
+    ("reason", "partitioned", "refusal"),
     [
-        (None, False, "pallas", None),
-        (None, True, "xla", "loss_impl='pallas' is not cut up for several devices by jit; take"),
+        (None, False, None),
+        (None, True, "loss_impl='pallas' is not cut up for several devices by jit; take"),
         (
             "needs a faster GPU",
             False,
-            "xla",
             "loss_impl='pallas' needs a faster GPU, or take loss_impl='xla'",
         ),
     ],
 )
-def test_the_loss_is_the_kernel_where_it_can_run(monkeypatch, reason, partitioned, auto, refusal):
+def test_the_loss_is_the_kernel_only_where_it_can_run(monkeypatch, reason, partitioned, refusal):
     monkeypatch.setattr(devices, "pallas_loss_unsupported", lambda config, dtype: reason)
 
     def chosen(choice):
         return devices.choose_loss(choice, QWEN2_5_0_5B, jnp.bfloat16, partitioned=partitioned)
 
-    assert chosen("auto") == {"loss_impl": auto}
-    assert chosen("xla") == {"loss_impl": "xla"}
+    assert chosen("auto") == chosen("xla") == {"loss_impl": "xla"}
     if refusal is None:
         assert chosen("pallas") == {"loss_impl": "pallas"}
     else:
