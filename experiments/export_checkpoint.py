@@ -65,7 +65,8 @@ def _bytes(text: str) -> int:
     """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)", text.strip())
     unit = _UNITS.get(match[2].upper()) if match else None
-    size = int(float(match[1]) * unit) if match and unit else 0
+    number = float(match[1]) * unit if match and unit else 0.0
+    size = int(number) if number < 2**63 else 0
     if size < 1:
         raise UserError(f"--shard_size={text!r} is no size; write for instance 500MB or 5GB")
     return size

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from apr_jax.files import read_json, write_json
 
 _MODEL_FILES = (".apr", ".gguf")
 _SHOWN = 20
+_WIDEST = 100
 
 
 def run(main: Callable[[], int]) -> None:
@@ -45,11 +47,16 @@ def report(
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Lines with columns of one width."""
+    """Lines with columns of one width; what is very long is cut."""
+    rows = [[_cut(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield f"  {'  '.join(cells)}".rstrip()
+
+
+def _cut(cell: str) -> str:
+    return cell if len(cell) <= _WIDEST else f"{cell[: _WIDEST - 3]}..."
 
 
 def differences(coverage: Coverage, rest: str) -> Iterator[str]:
@@ -70,11 +77,12 @@ def printable(text: str) -> str:
 
 def _report_path(out: pathlib.Path, program: str) -> pathlib.Path:
     if out.suffix in _MODEL_FILES and not out.is_dir():
-        return out.with_name(f"{out.name}.report.json")
-    path = out / "report.json"
+        path = out.with_name(f"{out.name}.report.json")
+    else:
+        path = out / "report.json"
     if not path.exists() or _program_of(path) == program:
         return path
-    own = out / f"{program}.report.json"
+    own = path.with_name(path.name.replace("report.json", f"{program}.report.json"))
     print(f"{path} is of another program and stays; this report is {own}", file=sys.stderr)
     return own
 
@@ -131,7 +139,12 @@ def _guarded(main: Callable[[], int]) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells of every file it touches
     try:
-        return main()
+        code = main()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except UserError as error:
         _stop(str(error))
     except OSError as error:

@@ -124,8 +124,16 @@ def _require_replaceable(target: pathlib.Path) -> None:
     if (target / RECORD).is_file():
         record = read_json(target / RECORD)
         files = record.get("files") if isinstance(record, dict) else None
-        ours = [RECORD, REPORT, *map(str, files if isinstance(files, list) else [])]
+        ours = [RECORD, *map(str, files if isinstance(files, list) else [])]
+        ours += [REPORT] if _is_of_an_export(target / REPORT) else []
     folders.require_only(target, ours)
+
+
+def _is_of_an_export(report: pathlib.Path) -> bool:
+    if not report.is_file():
+        return False
+    values = read_json(report)
+    return isinstance(values, dict) and "folder" in values and "apr" in values
 
 
 def _write_tensors(checkpoint: Checkpoint, folder: pathlib.Path, max_shard_bytes: int) -> None:

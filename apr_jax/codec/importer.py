@@ -99,6 +99,7 @@ def import_checkpoint(
                 tokenizer, "holds a tokenizer, but the source brings none; move it away first"
             )
         stored = {name: _stored_type(checkpoint, name, quantize) for name in checkpoint.names}
+        _require_quantised(checkpoint, stored, quantize)
         written = _write(checkpoint, target, stored)
         folders.replace_companions(files, tokenizer)
         return _report(checkpoint, stored, written) | {
@@ -163,6 +164,19 @@ def _stored_type(checkpoint: Checkpoint, name: str, quantize: str | None) -> str
     large = math.prod(checkpoint.shape(name)) >= _QUANTISED_ELEMENTS
     kept = "bias" in name or "norm" in name or own not in dtypes.FLOATS
     return quantize if quantize and large and not kept else own
+
+
+def _require_quantised(
+    checkpoint: Checkpoint, stored: dict[str, str], quantize: str | None
+) -> None:
+    """Refuse to quantise a model of which all is quantised already: it would stay as it is."""
+    before = {name: checkpoint.stored(name) for name in stored}
+    kinds = sorted({kind for kind in before.values() if dtypes.BY_NAME[kind].numpy is None})
+    if quantize and before == stored and kinds:
+        raise UnsupportedDtype(
+            checkpoint.path,
+            f"is quantised already, as {', '.join(kinds)}; take the model before that",
+        )
 
 
 def _metadata(

@@ -27,6 +27,8 @@ _FEW = 16
 _ENOUGH = 64
 """From so many values on, a tensor that scatters around zero is decided alone."""
 _F16_IMAGE, _F16_SHARE = (0.25, 4.0), 0.999
+_F16_IMAGE_OF_ONE = (1.82, 1.91)
+"""What BF16 numbers from 0.75 to 1.3 are when they are read as F16."""
 _F16_OCTAVES = 0.75
 """Of a uniform distribution the quartiles are 1.58 octaves apart, of others more."""
 _LEVELS, _MOST_LEVELS = 8, 512
@@ -234,6 +236,9 @@ def _judge_norm(sample: _Sample, tag: str) -> _Verdict:
         # Three empty bits at the end are what BF16 leaves when it is converted to F16.
         return _Verdict(False)
     spread = (sample.magnitude(0.84, tag) - sample.magnitude(0.16, tag)) / (2 * median)
+    low, high = _F16_IMAGE_OF_ONE
+    if tag == "F16" and spread < 0.025 and low < median < high:
+        return _Verdict(True, f"spreads by {spread:.1%} only, as BF16 numbers around 1 do")
     if tag == "F16" and spread < 0.025 and 0.25 < otherwise < 16:
         return _Verdict(None, f"spreads by {spread:.1%} only, away from 1 where norms start")
     if tag == "BF16" and median < _BF16_SMALL_NORM and 0.75 < otherwise < 1.34:

@@ -13,6 +13,7 @@ from apr_jax.codec import errors, export_checkpoint, import_checkpoint, open_apr
 from apr_jax.codec import exporter as exporter_lib
 from apr_jax.codec.compare import relative_error, same_bits
 from apr_jax.codec.qwen2 import EMBEDDING
+from apr_jax.files import write_json
 from tests.codec import small
 
 TOKENIZER = {"tokenizer.json": "{}", "vocab.json": "{}", "chat_template.jinja": "x"}
@@ -140,7 +141,7 @@ def test_a_tied_model_of_the_reference_importer(tmp_path):
 def test_an_earlier_export_is_replaced_whole(tmp_path):
     path = apr(tmp_path / "a.apr", small.tensors())
     export_checkpoint(path, tmp_path / "out", max_shard_bytes=1000)
-    (tmp_path / "out/report.json").write_text("{}")
+    write_json(tmp_path / "out/report.json", export_checkpoint(path, tmp_path / "out"))
     export_checkpoint(path, tmp_path / "out")
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "config.json",
@@ -148,6 +149,15 @@ def test_an_earlier_export_is_replaced_whole(tmp_path):
         "model.safetensors",
     ]
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.apr", "out"]
+
+
+def test_the_report_of_another_program_is_not_replaced(tmp_path):
+    path = apr(tmp_path / "a.apr", small.tensors())
+    export_checkpoint(path, tmp_path / "out")
+    write_json(tmp_path / "out/report.json", {"val_loss": 3})
+    with pytest.raises(errors.FolderInUse, match=r"report\.json"):
+        export_checkpoint(path, tmp_path / "out")
+    assert (tmp_path / "out/model.safetensors").exists()
 
 
 def test_a_folder_that_is_no_export_is_not_touched(tmp_path):

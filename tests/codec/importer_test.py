@@ -227,6 +227,8 @@ def test_a_sound_apr_file_is_only_a_source_for_quantising(tmp_path):
         import_checkpoint(tmp_path / "a.apr", tmp_path / "b.apr")
     result = import_checkpoint(tmp_path / "a.apr", tmp_path / "b.apr", quantize="Q8")
     assert result["quantised"] and result["mended"] == []
+    with pytest.raises(errors.UnsupportedDtype, match="is quantised already, as Q8"):
+        import_checkpoint(tmp_path / "b.apr", tmp_path / "c.apr", quantize="Q4_K")
 
 
 def old_apr(path, values, **changes):

@@ -78,6 +78,16 @@ def test_odd_norms_beside_sound_matrices_are_left_alone(tag):
         assert judge(sound | norms, tag, tag) == {}, mean
 
 
+@pytest.mark.parametrize("spread", [0.02, 0.06, 0.1])
+def test_norms_around_1_under_a_wrong_tag_beside_sound_matrices(spread):
+    rng = np.random.default_rng(0)
+    names = (*NORMS, FINAL)
+    norms = {name: 1 + spread * rng.normal(size=896) for name in names}
+    words = {name: array.astype(TAGS["BF16"]).view(np.uint16) for name, array in norms.items()}
+    words[MATRIX] = (0.02 * rng.normal(size=70_000)).astype(np.float16).view(np.uint16)
+    assert mislabelled(dict.fromkeys(words, "F16"), words.__getitem__).keys() == {*names}
+
+
 @pytest.mark.parametrize("tag", TAGS)
 def test_what_says_nothing_itself_follows_the_tensors_of_its_tag(tag):
     rng = np.random.default_rng(0)

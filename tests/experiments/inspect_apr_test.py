@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from apr_jax.codec import write_apr
@@ -120,3 +121,22 @@ def test_a_file_that_does_not_open():
     done = program(f"--apr={DATA / 'bad_checksum.apr'}")
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith("error: ") and "checksum" in done.stderr
+
+
+def test_a_reader_that_has_had_enough_is_no_failure(tmp_path):
+    values = {f"tensor.{number:05d}": np.zeros(1, np.float32) for number in range(5000)}
+    write_apr(tmp_path / "a.apr", values, {})
+    command = f"{sys.executable} -m experiments.inspect_apr --apr={tmp_path / 'a.apr'} | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"{command}; echo ${{PIPESTATUS[0]}}"], capture_output=True
+    )
+    assert done.stderr == b"" and done.stdout.split()[-1] in (b"0", b"141")
+
+
+def test_the_report_of_the_import_stays(tmp_path):
+    write_apr(tmp_path / "a.apr", {"a": np.zeros(1, np.float32)}, {})
+    (tmp_path / "a.apr.report.json").write_text('{"program": "import_checkpoint"}')
+    done = program(f"--apr={tmp_path / 'a.apr'}", f"--out={tmp_path / 'a.apr'}")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.apr.report.json").read_text() == '{"program": "import_checkpoint"}'
+    assert (tmp_path / "a.apr.inspect_apr.report.json").exists()
