@@ -177,7 +177,7 @@ class Bpe:
         Raises:
           TokenizerLeftOut: two tokens are spelled alike, or a merge makes no token.
         """
-        ids = self._ordinary(path)
+        ids = self._vocabulary(path)
         merges = [_sides(merge, path) for merge in self.merges]
         for left, right in merges:
             if not {left, right, left + right} <= ids.keys():
@@ -219,10 +219,11 @@ class Bpe:
             },
         }
 
-    def _ordinary(self, path: _Path) -> dict[str, int]:
+    def _vocabulary(self, path: _Path) -> dict[str, int]:
+        """All tokens: HuggingFace gives new ids to added ones that are not among them."""
         ids: dict[str, int] = {}
         for id_, (token, kind) in enumerate(zip(self.tokens, self.types, strict=True)):
-            if kind == TokenType.NORMAL and ids.setdefault(token, id_) != id_:
+            if kind in (TokenType.NORMAL, *_ADDED) and ids.setdefault(token, id_) != id_:
                 name = short(repr(token))
                 raise TokenizerLeftOut(path, f"token {name} has ids {ids[token]} and {id_}")
         return ids

@@ -126,7 +126,7 @@ class BatchEncoder:
         which = np.concatenate([speaks, alone])
         values = self._encode_new(octets[spans(starts[which], lengths[which])], lengths[which])
         self._table.set_values(places[speaks], values[: speaks.size])
-        self._room -= speaks.size
+        self._room -= which.size  # also of those not kept: their ids take memory too
         found = np.empty(len(lengths), np.int32)
         found[kept] = values[(np.cumsum(is_speaker) - 1)[speaker]]
         found[alone] = values[speaks.size :]

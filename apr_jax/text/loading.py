@@ -136,13 +136,13 @@ def _read_pair(folder: pathlib.Path, pretokenizer: str | None) -> Vocabulary:
     symbols = sum(symbol in ids for symbol in SYMBOLS)
     if hex_bytes == 256:
         return read_hex(folder, ids)
+    if symbols > hex_bytes and (folder / _JSON).exists():
+        return _with_eos(read_tokenizer_json(folder / _JSON), folder)
     if symbols < 256:
         raise TokenizerError(
             f"{path}: has {hex_bytes} of the 256 byte tokens of a hex vocabulary and {symbols} of "
             "the 256 symbols of a byte-level one; only a whole set can be read"
         )
-    if (folder / _JSON).exists():
-        return _with_eos(read_tokenizer_json(folder / _JSON), folder)
     return read_pair(folder, ids, pretokenizer)
 
 

@@ -72,10 +72,17 @@ def from_tokenizer_json(path: pathlib.Path, root: Any) -> Vocabulary:
         normalization=normalization,
         pretokenizer=pretokenizer,
         eos_id=next((by_content[name] for name in EOS if name in by_content), None),
-        unk_id=ids.get(model.get("unk_token") or ""),
+        unk_id=_unk_id(path, model, ids),
         ignores_merges=bool(model.get("ignore_merges")),
         prefix_space=prefix_space,
     )
+
+
+def _unk_id(path: pathlib.Path, model: dict[str, Any], ids: dict[str, int]) -> int | None:
+    unk = model.get("unk_token")
+    if unk is not None and not isinstance(unk, str):
+        raise TokenizerError(f"{path}: unk_token is {unk!r}, not a token")
+    return ids.get(unk or "")
 
 
 def tokenizer_json(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -172,8 +179,12 @@ def _added_tokens(
     path: pathlib.Path, nodes: Iterable[Any], normalization: Normalization
 ) -> tuple[AddedToken, ...]:
     found, kinds = [], set()
+    if not isinstance(nodes, list | tuple):
+        raise TokenizerError(f"{path}: added_tokens is {nodes!r}, not a list")
     for node in nodes:
         content = _field(path, node, "content", str)
+        if not content.isprintable() and any("\ud800" <= c <= "\udfff" for c in content):
+            raise TokenizerError(f"{path}: added token {content!r} holds a lone surrogate")
         id_ = check_id(path, content, node.get("id"))
         for flag in ("single_word", "lstrip", "rstrip"):
             if node.get(flag):
@@ -229,6 +240,21 @@ def _check_added_ids(
         if owners.setdefault(token.id, token.content) != token.content:
             raise TokenizerError(
                 f"{path}: {owners[token.id]!r} and {token.content!r} share the id {token.id}"
+            )
+    _check_numbering(path, added, ids)
+
+
+def _check_numbering(
+    path: pathlib.Path, added: tuple[AddedToken, ...], ids: dict[str, int]
+) -> None:
+    """HuggingFace numbers tokens that are not in the vocabulary itself, whatever the file says."""
+    known = dict(ids)
+    for token in added:
+        number = known.setdefault(token.content, len(known))
+        if number != token.id:
+            raise TokenizerError(
+                f"{path}: added token {token.content!r} has id {token.id}, but HuggingFace gives "
+                f"it {number}; put it into the vocabulary with its id"
             )
 
 

@@ -79,6 +79,9 @@ class Vocabulary:
         digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode())
         digest.update(self.byte_ids().astype("<i4").tobytes())
         digest.update(self.merges_M3.astype("<i4").tobytes())
+        if self.ignores_merges:  # then also tokens that no merge makes decide
+            for id_, text in sorted(self.tokens.items()):
+                digest.update(f"{id_} {len(text)} ".encode() + text)
         return digest.hexdigest()
 
 

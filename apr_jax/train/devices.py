@@ -36,7 +36,7 @@ def model_options(
         # The kernels have been timed and tested on a GPU, whole training steps with them not yet:
         # until then they are taken only where the other choice holds all scores in memory.
         if attention == "pallas" and not mask_documents:
-            attention = "cudnn" if head_dim % 8 == 0 else "xla"
+            attention = "cudnn" if head_dim % 8 == 0 else "pallas"
     return {"compute_dtype": jnp.dtype(compute_dtype), "attention_impl": attention}
 
 

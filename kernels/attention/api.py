@@ -48,7 +48,7 @@ def attention(
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl={impl!r} is not one of {', '.join(map(repr, IMPLEMENTATIONS))}")
     _check_arrays(q_BTNH, k_BSKH, v_BSKH)
-    _check_visibility(q_BTNH, segment_start_BT, causal, q_offset)
+    _check_visibility(q_BTNH, k_BSKH, segment_start_BT, causal, q_offset)
     scale = 1 / math.sqrt(q_BTNH.shape[-1]) if scale is None else scale
     if impl != "xla":
         _check_fused(impl, q_BTNH, segment_start_BT is not None, q_offset, scale)
@@ -85,6 +85,8 @@ def _check_arrays(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array) -> No
     (B, _, N, H), (B_k, _, K, H_k) = q_BTNH.shape, k_BSKH.shape
     if B != B_k or H != H_k:
         raise ValueError(f"q and k differ in batch or head size: {shapes}")
+    if not all(q_BTNH.shape) or not all(k_BSKH.shape):
+        raise ValueError(f"there is nothing to attend to in an empty array: {shapes}")
     if N % K:
         raise ValueError(f"{N} query heads cannot be grouped over {K} key-value heads: {shapes}")
     dtypes = {str(x.dtype) for x in (q_BTNH, k_BSKH, v_BSKH)}
@@ -97,6 +99,7 @@ def _check_arrays(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array) -> No
 
 def _check_visibility(
     q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
     segment_start_BT: jax.Array | None,
     causal: bool,
     q_offset: int | jax.Array,
@@ -114,6 +117,11 @@ def _check_visibility(
         raise ValueError(
             f"segment_start_BT has shape {segment_start_BT.shape}, "
             f"the queries need {q_BTNH.shape[:2]}"
+        )
+    if k_BSKH.shape[1] < q_BTNH.shape[1]:
+        raise ValueError(
+            f"segment_start_BT needs a key for each of the {q_BTNH.shape[1]} queries, there are "
+            f"{k_BSKH.shape[1]}: a document could have none"
         )
     if segment_start_BT.dtype != jnp.int32:
         raise TypeError(f"segment_start_BT must be int32, not {segment_start_BT.dtype}")

@@ -121,6 +121,18 @@ def test_what_cannot_be_translated_is_left_out_with_a_note(tmp_path, change, mes
     assert not (tmp_path / "a.tokenizer").exists()
 
 
+def test_added_tokens_keep_their_ids_wherever_they_stand(tmp_path):
+    """As in SmolLM2, whose first ids are special ones."""
+    tokens, types = ["<|first|>", *TOKENS], [3, *TYPES]
+    content = Bpe("smollm", tokens, types, MERGES).to_json("f")
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
+    assert theirs.encode("<|first|>hello").ids == [0, tokens.index("hello")]
+    for id_, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+        assert kind == 5 or theirs.token_to_id(token) == id_
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert load_tokenizer(tmp_path).encode("<|first|>hello").tolist() == [0, tokens.index("hello")]
+
+
 def test_llama_3_cuts_numbers_by_three_and_begins_with_a_token(tmp_path):
     keys = KEYS | {
         "tokenizer.ggml.pre": "llama-bpe",

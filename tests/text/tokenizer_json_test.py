@@ -50,11 +50,29 @@ def test_added_tokens_match_the_longest_first(tmp_path, root):
     longer = copy.deepcopy(root)
     added = copy.deepcopy(longer["added_tokens"][0])
     longer["added_tokens"].append(added | {"id": 900, "content": "<s><s>", "special": False})
+    with pytest.raises(TokenizerError, match="has id 900, but HuggingFace gives it"):
+        load(tmp_path, longer)
+    longer["model"]["vocab"]["<s><s>"] = 900
     tokenizer = load(tmp_path, longer)
     assert tokenizer.encode("<s><s><s>").tolist() == [900, 1]
     assert tokenizer.vocab_size == 901
     assert tokenizer.token_bytes()[900] == 6
     assert tokenizer.decode([900, 899, 1]) == "<s><s><s>"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("added_tokens", 5, "added_tokens is 5, not a list"),
+        ("added_tokens", [{"id": 279, "content": "\ud800"}], "holds a lone surrogate"),
+        ("model", {"unk_token": ["<unk>"]}, "unk_token is .*, not a token"),
+    ],
+)
+def test_damaged_fields_are_named(tmp_path, root, key, value, message):
+    changed = copy.deepcopy(root)
+    changed[key] = changed[key] | value if isinstance(value, dict) else value
+    with pytest.raises(TokenizerError, match=message):
+        load(tmp_path, changed)
 
 
 SPLIT = {"type": "Split", "pattern": {"Regex": r"\w+"}, "behavior": "Isolated", "invert": False}

@@ -37,7 +37,7 @@ def test_utilisation_is_known_for_known_devices_only(monkeypatch):
         ("gpu", "9.0", False, 64, "bfloat16", "cudnn"),
         ("gpu", "9.0", True, 128, "bfloat16", "pallas"),
         ("gpu", "9.0", False, 256, "bfloat16", "cudnn"),
-        ("gpu", "9.0", False, 20, "bfloat16", "xla"),
+        ("gpu", "9.0", False, 20, "bfloat16", "pallas"),
         ("gpu", "8.0", False, 64, "bfloat16", "cudnn"),
         ("gpu", "8.0", True, 64, "bfloat16", "xla"),
         ("gpu", "8.0", False, 20, "bfloat16", "xla"),
