@@ -27,6 +27,7 @@ from apr_jax.progress import Progress
 DEFAULT_NAME = "model.apr"
 QUANTISED_TYPES = ("Q8", "Q4_K", "Q6_K")
 
+_OF_THE_FILE = ("quantization", "sharding")  # metadata of how a file is stored, not of its model
 _QUANTISED_ELEMENTS = 1024
 
 # What an older writer left in an `.apr` file and writing it again mends; the rest is damage.
@@ -53,7 +54,8 @@ def import_checkpoint(
 
     The file gets its name when that has found no difference. Tokenizer files travel along, into
     `NAME.tokenizer/` beside `NAME.apr`; the vocabulary of a GGUF becomes a tokenizer.json if its
-    pre-tokeniser is a known one. Names that lack their `model.` get it back.
+    pre-tokeniser is a known one. Names that lack their `model.` get it back. File and folder are
+    each replaced in one step, the folder last: killed between the two, import again.
 
     The metadata holds, under `import_sha256`, the SHA-256 of each tensor's bytes as they were read
     from the source: of GGUF's types that `.apr` files have not these are the decoded float32
@@ -185,12 +187,15 @@ def _metadata(
     """Nothing of the time or the machine: the same source gives the same file."""
     source = checkpoint.path.resolve()
     folder = source if source.is_dir() else source.parent
+    carried = without_aliases(checkpoint.metadata)
+    for key in _OF_THE_FILE:
+        carried.pop(key, None)
     return (
         {
             "name": folder.name if checkpoint.format == "safetensors" else source.stem,
             "original_format": checkpoint.format,
         }
-        | without_aliases(checkpoint.metadata)
+        | carried
         | checkpoint.config.to_apr()
         | {
             "model_type": checkpoint.config.architecture,

@@ -245,6 +245,8 @@ def test_an_apr_file_of_an_older_writer_becomes_a_sound_one(tmp_path):
     values = small.finite_tensors()
     head = values[EMBEDDING].astype(np.float32)
     claims = {"tied_embeddings": True, "original_format": "gguf"}
+    claims["sharding"] = {"shard_count": 2, "shard_index": 0, "total_size": 9}
+    claims["quantization"] = {"quant_type": "q4", "bits": 4, "symmetric": True}
     source = old_apr(tmp_path / "a.apr", stripped(small.with_head(values, head)), **claims)
     result = import_checkpoint(source, source)
     assert len(result["mended"]) == 4 and result["left_out"].keys() == {HEAD}
@@ -255,6 +257,7 @@ def test_an_apr_file_of_an_older_writer_becomes_a_sound_one(tmp_path):
         assert all(same_bits(checkpoint.read(name), array) for name, array in values.items())
         assert checkpoint.metadata["name"] == "old"
         assert checkpoint.metadata["original_format"] == "gguf"
+        assert not {"sharding", "quantization"} & checkpoint.metadata.keys()
 
 
 @pytest.mark.parametrize("name", ["qwen2_bf16_stream.apr", "qwen2_bf16_single_tied.apr"])
