@@ -1,7 +1,7 @@
 """Speed of encode_corpus from one file of JSON lines to shards, by the number of workers.
 
 python -m bench.encode --corpus=FOLDER
-Prints the rows of the table in bench/results.md. The runs take turns; each starts its processes and
+Prints a table. The runs take turns; each starts its processes and
 loads the tokenizer anew, which counts. What is encoded is Qwen2.5's vocabulary on distinct files.
 """
 

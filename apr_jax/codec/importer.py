@@ -210,7 +210,7 @@ def _metadata(
 
 
 def _write(checkpoint: Checkpoint, target: pathlib.Path, stored: dict[str, str]) -> _Written:
-    """Write the file, reading the source once: its hashes, which stand first, are put in last."""
+    """Write the file; the hashes of the source, which stand first, are put in last."""
     declared = {name: ArraySpec(dtype, checkpoint.shape(name)) for name, dtype in stored.items()}
     unknown = dict.fromkeys(stored, digest(b""))
     hashes: dict[str, Future[str]] = {}

@@ -128,7 +128,7 @@ def _check_visibility(
 
 
 def fastest(dtype: jnp.dtype, head_size: int, *, packed: bool) -> str:
-    """The `impl` to train with on the devices at hand, by bench/results.md."""
+    """The `impl` that is fastest alone on the devices at hand, by bench/results.md."""
     for impl in ("pallas", "cudnn"):
         if _obstacle(impl, jnp.dtype(dtype), head_size, packed) is None:
             return impl
