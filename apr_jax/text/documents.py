@@ -48,7 +48,8 @@ def read_documents(
 ) -> Documents:
     """The documents in these files and folders, in the order given.
 
-    A `.jsonl` file holds one JSON object a line, and a document is the string in `content_field`.
+    A `.jsonl` or `.ndjson` file holds one JSON object a line, and a document is the string in
+    `content_field`; a `.json` file that is named itself, or packed, could be that and is refused.
     A `.parquet` file has a document in each row of the column of that name. Any other file is one
     document of UTF-8 text. `.gz`, `.bz2`, `.xz` and `.zst` files are unpacked on the way. A folder
     stands for all files below it, sorted; links are followed.

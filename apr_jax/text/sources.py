@@ -44,7 +44,7 @@ def find_sources(paths: Sequence[str | os.PathLike[str]]) -> list[Source]:
 
 def _sources(path: pathlib.Path) -> list[Source]:
     if not path.is_dir():
-        return [_source(path)]
+        return [_source(path, named=True)]
     files = sorted(_walk(path, ()))
     if not files:
         raise CorpusError(f"{path}: the folder holds no files")
@@ -67,7 +67,7 @@ def _walk(folder: pathlib.Path, above: tuple[tuple[int, int], ...]) -> Iterator[
             yield entry
 
 
-def _source(path: pathlib.Path) -> Source:
+def _source(path: pathlib.Path, *, named: bool = False) -> Source:
     try:
         status = path.stat()
     except OSError as error:
@@ -81,6 +81,11 @@ def _source(path: pathlib.Path) -> Source:
         raise CorpusError(f"{path}: {inner[0]} archives cannot be read: unpack it first")
     if inner == [".parquet"] and compressed:
         raise CorpusError(f"{path}: a compressed Parquet file cannot be read: unpack it first")
-    kinds: dict[str, Kind] = {".jsonl": "lines", ".parquet": "table"}
+    if inner == [".json"] and (named or compressed):
+        raise CorpusError(
+            f"{path}: may be JSON lines, or one text: call JSON lines .jsonl, and put files that "
+            "are one document each into a folder, unpacked"
+        )
+    kinds: dict[str, Kind] = {".jsonl": "lines", ".ndjson": "lines", ".parquet": "table"}
     kind = kinds.get(inner[0], "text") if inner else "text"
     return Source(path, kind, compressed, status.st_size)

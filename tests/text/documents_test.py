@@ -101,6 +101,18 @@ def test_what_cannot_be_read_is_refused_before_reading(tmp_path):
             read_documents([path])
 
 
+def test_json_lines_are_not_taken_for_one_text(tmp_path):
+    for name in ("a.ndjson", "b.json", "c.json.gz"):
+        data = b'{"content": "x"}\n' * 2
+        (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert [*read_documents([tmp_path / "a.ndjson"])] == ["x", "x"]
+    for path in (tmp_path / "b.json", tmp_path / "c.json.gz", tmp_path):
+        with pytest.raises(CorpusError, match=r"json.*: may be JSON lines, or one text"):
+            read_documents([path])
+    (tmp_path / "c.json.gz").unlink()
+    assert len([*read_documents([tmp_path])]) == 3
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path):
     (tmp_path / "data" / "deep").mkdir(parents=True)
     (tmp_path / "data" / "deep" / "a.txt").write_text("a")
