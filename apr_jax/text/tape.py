@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from apr_jax.text.ragged import spans
+
 _GAP = np.int32(-(2**31))  # the cell before, between and after words
 _INSIDE = np.int32(-(2**31) + 1)  # a cell in which a token started that is now part of another
 _NO_TOKEN = ~_GAP
@@ -112,7 +114,7 @@ class Tape:
         for chunk_names, starts in self._pairs(longest):
             first = np.searchsorted(chunk_names, names)
             here = np.searchsorted(chunk_names, names, side="right") - first
-            found[_spans(free, here)] = starts[_spans(first, here)]
+            found[spans(free, here)] = starts[spans(first, here)]
             free += here
         return cut(found, ends)
 
@@ -166,9 +168,3 @@ def _every_other(starts: np.ndarray, step: int) -> np.ndarray:
     begins_run[1:] = np.diff(starts) != step
     run_start = np.maximum.accumulate(np.where(begins_run, index, 0))
     return starts[(index - run_start) % 2 == 0]
-
-
-def _spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """int64: the positions of the ranges [start, start + length), one range behind another."""
-    ends = np.cumsum(lengths)
-    return np.arange(int(lengths.sum())) + np.repeat(starts - ends + lengths, lengths)
