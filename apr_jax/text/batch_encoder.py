@@ -16,6 +16,7 @@ from apr_jax.text.pretokenizers import Rule
 from apr_jax.text.ragged import Rows, spans
 from apr_jax.text.word_table import ABSENT, LONGEST, Text, WordTable
 
+FIRST_LEAST = 3 << 20
 _LOT = 1 << 23  # characters whose new words are merged together
 _BITS = 20  # of the least number of slots, of which half are used
 _LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
@@ -33,6 +34,8 @@ class BatchEncoder:
         self._cutter = Cutter(rule)
         self._encode = encode
         self._words, self._ids = words, ids
+        self.first_look = None
+        self._first_learned = int(ids.max())
         self._lock = threading.Lock()
         self._forget()
 
@@ -84,29 +87,56 @@ class BatchEncoder:
 
     def _encode_alike(self, texts: Sequence[str]) -> _Ragged:
         """The ids of texts, and how many each has. All of the texts are ASCII, or none."""
-        known, unseen = [], []
-        for text, starts, lengths in cut_texts(self._cutter, texts):
-            values = self._table.find(text, starts, lengths)
+        ids, ends, size = [], [], 0
+        for values in self._values(texts):
+            part, ends_of_part = self._ids_of(values)
+            ids.append(part)
+            ends.append(ends_of_part + size)
+            size += len(part)
+        return np.concatenate(ids), np.diff(np.concatenate(ends), prepend=0)
+
+    def _values(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        """int32, piece by piece: the values of the texts' words, all of which are known by then."""
+        known, unseen, size = [], [], 0
+        least = 0 if self.first_look is None else FIRST_LEAST
+        for text, bounds in cut_texts(self._cutter, texts, least):
+            values = self._find(text, bounds)
             absent = np.flatnonzero(values == ABSENT)
+            starts = bounds.take(absent)
+            lengths = bounds.take(absent + 1) - starts
+            unseen.append((absent, text.bytes.take(spans(starts, lengths)), lengths))
             known.append(values)
-            octets = text.bytes.take(spans(starts[absent], lengths[absent]))
-            unseen.append((absent, octets, lengths[absent]))
+            size += len(text.bytes)
+            if size >= _LOT:
+                self._fill_in(known, unseen)
+                yield from known
+                known, unseen, size = [], [], 0
         self._fill_in(known, unseen)
-        parts = [self._ids_of(values) for values in known]
-        ids = np.concatenate([ids for ids, _ in parts])
-        before = np.cumsum([0, *(len(ids) for ids, _ in parts)])
-        ends = np.concatenate(
-            [start + ends for start, (_, ends) in zip(before, parts, strict=False)]
-        )
-        return ids, np.diff(ends, prepend=0)
+        yield from known
+
+    def _find(self, text: Text, bounds: np.ndarray) -> np.ndarray:
+        """int32: the values of words, or ABSENT."""
+        if self.first_look is None:
+            return self._table.find(text, bounds[:-1], np.diff(bounds))
+        values = self.first_look.find(text, bounds)
+        pending = np.flatnonzero(values == ABSENT)
+        starts = bounds.take(pending)
+        values[pending] = self._table.find(text, starts, bounds.take(pending + 1) - starts)
+        return values
+
+    def refill(self):
+        first, second, values = self._table.short_words()
+        importance = np.where(values < 0, self._first_learned + ~values.astype(np.int64), values)
+        order = np.argsort(importance)[::-1]
+        self.first_look.fill(first[order], second[order], values[order])
 
     def _fill_in(
         self, known: list[np.ndarray], unseen: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     ) -> None:
         """Put the values of unseen words (index, bytes, lengths) where `known` has none."""
-        lengths = np.concatenate([lengths for _, _, lengths in unseen])
-        if not lengths.size:
+        if not sum(len(absent) for absent, _, _ in unseen):
             return
+        lengths = np.concatenate([lengths for _, _, lengths in unseen])
         values = self._learn(np.concatenate([octets for _, octets, _ in unseen]), lengths)
         for piece, (absent, _, _) in zip(known, unseen, strict=True):
             piece[absent], values = values[: len(absent)], values[len(absent) :]
@@ -146,16 +176,14 @@ class BatchEncoder:
     def _ids_of(self, values: np.ndarray) -> _Ragged:
         """The ids that words of these values have, and where among them texts end."""
         others = np.flatnonzero(values < 0)  # words of several ids, and dividers
-        rows = ~values[others]
+        rows = ~values.take(others)
         several, counts = self._rows.take(rows)
-        extra = np.cumsum(counts - 1)
-        begins = others + extra - (counts - 1)
-        ids = np.empty(len(values) + (int(extra[-1]) if extra.size else 0), np.int32)
-        at = spans(begins, counts)
-        is_single = np.ones(len(ids), bool)
-        is_single[at] = False
-        ids[is_single] = values[values >= 0]
-        ids[at] = several
+        times = np.ones(len(values), np.int64)
+        times[others] = counts
+        ids = np.repeat(values, times)
+        extra = counts - 1
+        begins = others + np.cumsum(extra) - extra
+        ids[spans(begins, counts)] = several
         return ids, begins[rows == 0]
 
 

@@ -44,16 +44,13 @@ class WordCounter:
         known, unknown = [np.empty(0, np.int32)], collections.Counter[bytes]()
         kinds = [[text for text in texts if text.isascii() is kind] for kind in (True, False)]
         pieces = itertools.chain(*(cut_texts(self._cutter, kind) for kind in kinds if kind))
-        for text, starts, lengths in pieces:
-            values = self._table.find(text, starts, lengths)
+        for text, bounds in pieces:
+            values = self._table.find(text, bounds[:-1], np.diff(bounds))
             known.append(values[values >= 0])
             absent = np.flatnonzero(values == ABSENT)
             data = text.bytes.tobytes()
-            begins = starts[absent]
-            ends = begins + lengths[absent]
-            unknown.update(
-                [data[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
-            )
+            begins, ends = bounds[absent].tolist(), bounds[absent + 1].tolist()
+            unknown.update([data[begin:end] for begin, end in zip(begins, ends, strict=True)])
         self._counts += np.bincount(np.concatenate(known), minlength=len(self))
         self._add(unknown)
 

@@ -14,36 +14,55 @@ LONGEST = 128  # bytes; longer words are not kept, as they hardly ever come agai
 _SHORT = 8
 _PROBES = 64  # slots looked at; a word that finds no room in as many is not kept
 # What fills up a short word, so also what a divider, the byte 0xFF, has for a key.
-_EMPTY = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
+EMPTY = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 # The last byte of keys of long words, which no short word has there.
 _LONG_KEY = np.uint64(0xFE << 56)
 # Multipliers, new in each process, so that no text can be built to fill the same slots.
-_MIX = np.random.default_rng().integers(0, 2**63, LONGEST // 8 + 1, np.uint64) * 2 + np.uint64(1)
+MIX = np.random.default_rng().integers(0, 2**63, LONGEST // 8 + 1, np.uint64) * 2 + np.uint64(1)
 
 
 class Text:
     """Bytes of which words are looked at eight at a time."""
 
-    def __init__(self, data: bytes) -> None:
-        pad = -len(data) % 8 + 16
-        self._octets = np.frombuffer(data + b"\xff" * pad, "<u8")
-        self.bytes = self._octets.view(np.uint8)
+    def __init__(self, *parts: bytes, capacity: int = 0) -> None:
+        """With these bytes, one part's behind another's.
+
+        Args:
+          capacity: bytes that there is room for at least. The room is a power of two of them, so
+            that what is compiled for one text fits others.
+        """
+        size = sum(map(len, parts))
+        room = 1 << max(size + 15, capacity - 1).bit_length()
+        self.eights = _aligned(room >> 3)
+        self.bytes = self.eights.view(np.uint8)[: size + 16]
+        self.bytes[size:] = 0xFF
+        end = 0
+        for part in parts:
+            self.bytes[end : end + len(part)] = np.frombuffer(part, np.uint8)
+            end += len(part)
 
     def octets(self, at: np.ndarray, left: np.ndarray) -> np.ndarray:
         """uint64: the eight bytes at each place; 0xFF where less than eight are `left`."""
         index = at >> 3
         shift = (at & 7).view(np.uint64)
         shift <<= 3
-        octets = self._octets.take(index, mode="clip")
+        octets = self.eights.take(index, mode="clip")
         octets >>= shift
         np.subtract(64, shift, out=shift)
-        following = self._octets[1:].take(index, mode="clip")
+        following = self.eights[1:].take(index, mode="clip")
         following <<= shift
         octets |= following
         beyond = left.view(np.uint64) << 3
-        np.left_shift(_EMPTY, beyond, out=beyond)
+        np.left_shift(EMPTY, beyond, out=beyond)
         octets |= beyond
         return octets
+
+
+def _aligned(size: int) -> np.ndarray:
+    """uint64 [size], not initialised, and where XLA need not copy it."""
+    room = np.empty(size + 8, np.uint64)
+    skip = -room.ctypes.data % 64 // 8
+    return room[skip : skip + size]
 
 
 class Slots:
@@ -54,7 +73,7 @@ class Slots:
         self._shift = np.uint64(64 - bits)
         self._mask = (1 << bits) - 1
         self._empty = empty
-        self.keys = np.full(1 << bits, _EMPTY)
+        self.keys = np.full(1 << bits, EMPTY)
         self.values = np.full(1 << bits, empty, np.int32)
 
     def find(self, keys: np.ndarray) -> np.ndarray:
@@ -64,16 +83,16 @@ class Slots:
         values = self.values.take(slots, mode="clip")
         pending = np.flatnonzero(held != keys)
         slots, keys, held = slots[pending], keys[pending], held[pending]
-        values[pending] = np.where(keys == _EMPTY, self._empty, ABSENT)
+        values[pending] = np.where(keys == EMPTY, self._empty, ABSENT)
         for _ in range(_PROBES - 1):
-            on = held != _EMPTY
+            on = held != EMPTY
             if not on.any():
                 break
             pending, keys, slots = pending[on], keys[on], (slots[on] + 1) & self._mask
             held = self.keys[slots]
             is_hit = held == keys
             values[pending[is_hit]] = self.values[slots[is_hit]]
-            held[is_hit] = _EMPTY
+            held[is_hit] = EMPTY
         return values
 
     def claim(self, keys: np.ndarray) -> np.ndarray:
@@ -81,7 +100,7 @@ class Slots:
         slots = self._home(keys)
         pending = np.arange(len(keys))
         for _ in range(_PROBES):
-            free = pending[self.keys[slots[pending]] == _EMPTY]
+            free = pending[self.keys[slots[pending]] == EMPTY]
             self.values[slots[free]] = ABSENT
             self.keys[slots[free]] = keys[free]  # of several with one slot the last wins
             pending = pending[self.keys[slots[pending]] != keys[pending]]
@@ -92,7 +111,7 @@ class Slots:
         return slots
 
     def _home(self, keys: np.ndarray) -> np.ndarray:
-        slots = keys * _MIX[0]
+        slots = keys * MIX[0]
         slots >>= self._shift
         return slots.view(np.int64)
 
@@ -140,6 +159,17 @@ class WordTable:
         self._slots.values[places[~is_long]] = values[~is_long]
         self._long.values[places[is_long] - self._first_entry] = values[is_long]
 
+    def short_words(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Words of up to sixteen bytes: their first and second eight bytes, and their values."""
+        slots = self._slots
+        held = np.flatnonzero((slots.keys != EMPTY) & (slots.keys >> np.uint64(56) != _LONG_KEY >> np.uint64(56)))
+        first, second, values = self._long.short_words()
+        return (
+            np.concatenate([slots.keys[held], first]),
+            np.concatenate([np.full(held.size, EMPTY), second]),
+            np.concatenate([slots.values[held], values]),
+        )
+
     def _claim_entries(self, slots: np.ndarray, words: "_Words") -> np.ndarray:
         """int64: the entries of long words with these slots, -1 where there is none to have."""
         entries = np.full(len(slots), -1)
@@ -173,8 +203,8 @@ class _Words:
     ) -> None:
         self.first, self.second = first, text.octets(starts + 8, lengths - 8)
         self.lengths = lengths
-        self.keys = self.first * _MIX[1]
-        self.keys += self.second * _MIX[2]
+        self.keys = self.first * MIX[1]
+        self.keys += self.second * MIX[2]
         # Octets beyond the second of words that have such, one word's behind another's.
         self.longer = np.flatnonzero(lengths > 16)
         starts, lengths = starts[self.longer], np.minimum(lengths[self.longer], LONGEST)
@@ -184,7 +214,7 @@ class _Words:
         at = np.repeat(starts, self.counts) + 8 * number
         self.rest = text.octets(at, np.repeat(lengths, self.counts) - 8 * number)
         if self.longer.size:
-            mixed = self.rest * _MIX[1 + number]
+            mixed = self.rest * MIX[1 + number]
             self.keys[self.longer] += np.add.reduceat(mixed, self.rest_starts)
         self.keys >>= 8  # the low bits of products depend on the low bits of their sides alone
         self.keys |= _LONG_KEY
@@ -207,6 +237,11 @@ class _LongWords:
         is_same, values = self._compare(entries, words)
         values[~is_same] = ABSENT
         return values
+
+    def short_words(self):
+        columns = self._columns.values
+        columns = columns[columns[:, 2] <= 16]
+        return columns[:, 0], columns[:, 1], columns[:, 3].astype(np.int32)
 
     def append(self, words: _Words, which: np.ndarray) -> np.ndarray:
         """int64: the new entries of these words, which have no value yet."""

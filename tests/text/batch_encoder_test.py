@@ -54,16 +54,16 @@ def test_no_texts(qwen):
 
 @pytest.mark.parametrize("same", [slice(0, 1), slice(1, None), slice(None)])
 def test_hashes_that_are_all_the_same_change_no_id(qwen, plain, monkeypatch, same):
-    mix = word_table._MIX.copy()
+    mix = word_table.MIX.copy()
     mix[same] = 0
-    monkeypatch.setattr(word_table, "_MIX", mix)
+    monkeypatch.setattr(word_table, "MIX", mix)
     tokenizer = fresh(qwen)
     for _ in range(2):  # new words, then the same again
         equal(tokenizer, plain, random_texts(3, 60))
 
 
 def test_a_built_collision_is_found_out():
-    first, second, third = (int(mix) for mix in word_table._MIX[1:4])
+    first, second, third = (int(mix) for mix in word_table.MIX[1:4])
     rng = np.random.default_rng(0)
     while True:
         a, b, c, d = (int(octet) for octet in rng.integers(0, 2**64, 4, np.uint64))
