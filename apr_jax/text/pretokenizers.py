@@ -70,7 +70,11 @@ class Rule:
         folded = fold(text)
         if folded is text:
             return self.expression.findall(text)
-        return [text[match.start() : match.end()] for match in self.expression.finditer(folded)]
+        words, end = [], 0
+        for match in self.expression.findall(folded):
+            start, end = end, end + len(match)
+            words.append(text[start:end])
+        return words
 
 
 def _qwen2_like(numbers: str, digits: int) -> Rule:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from apr_jax.errors import UserError
 from apr_jax.text.batch_encoder import BatchEncoder
 from apr_jax.text.characters import nfc
+from apr_jax.text.known_words import KnownWords, row
 from apr_jax.text.merges import Merges
 from apr_jax.text.pretokenizers import PRETOKENIZERS, Rule
 from apr_jax.text.ragged import spans
@@ -18,8 +19,7 @@ from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import Normalization, Vocabulary
 
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
-_KNOWN_WORDS = 1 << 16  # words in the dictionary; beyond this all are forgotten
-_KNOWN_CHARACTERS = 64  # longer words hardly ever come again
+_MANY = 16  # words from which on it is quicker to begin merging them together
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
 
 
@@ -68,7 +68,7 @@ class Tokenizer:
             first = longest_first[0][0] if len({name[0] for name in longest_first}) == 1 else ""
             ends = "|".join(re.escape(name[len(first) :]) for name in longest_first)
             self._added = re.compile(f"({re.escape(first)}(?:{ends}))")
-        self._known: dict[str, list[int]] = {}  # the ids of words, for `_encode_few`
+        self._known = KnownWords(self._encode_each)
 
     def encode(self, text: str) -> np.ndarray:
         """int32 [n]: the ids of the text. Raises TextError for lone surrogates."""
@@ -172,26 +172,19 @@ class Tokenizer:
 
     def _encode_few(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """As `encode_flat`, word by word from a dictionary."""
-        assert self._rule is not None
-        if len(self._known) > _KNOWN_WORDS:
-            self._known = {}
-        known, ids, offsets = self._known, [], [0]
-        for text in texts:
-            parts = [text] if self._added is None else self._added.split(text)
-            for number, part in enumerate(parts):
-                if number % 2:  # what the pattern matched
-                    ids.append(self._added_ids[part])
-                elif part:
-                    for word in self._rule.split(self._plain(part)):
-                        ids += known.get(word) or self._learn(word)
-            offsets.append(len(ids))
-        return np.array(ids, np.int32), np.array(offsets, np.int64)
+        rows = [b"".join(self._rows(text)) for text in texts]
+        sizes = np.array([0, *map(len, rows)], np.int64)
+        return np.frombuffer(bytearray().join(rows), np.int32), np.cumsum(sizes) // 4
 
-    def _learn(self, word: str) -> list[int]:
-        ids = self._encode_word(word.encode())
-        if len(word) <= _KNOWN_CHARACTERS:
-            self._known[word] = ids
-        return ids
+    def _rows(self, text: str) -> Iterator[bytes]:
+        """The ids of the text, as the bytes of int32s."""
+        assert self._rule is not None
+        parts = [text] if self._added is None else self._added.split(text)
+        for number, part in enumerate(parts):
+            if number % 2:  # what the pattern matched
+                yield row([self._added_ids[part]])
+            elif part:
+                yield from self._known.rows(self._rule.split(self._plain(part)))
 
     def _encode_many(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all parts, and how many each has. Without a rule each part is one word."""
@@ -201,12 +194,21 @@ class Tokenizer:
         lengths = np.array([len(text) for text in texts], np.int64)
         return self._merge(np.frombuffer(b"".join(texts), np.uint8), lengths)
 
-    def _encode_word(self, word: bytes) -> list[int]:
-        """The ids of one word."""
-        if (id_ := self._whole_words.get(word)) is not None:
-            return [id_]
-        ids = [self._byte_list[octet] for octet in word]
-        return self._merges.merge_one(ids if self._has_all_bytes else [i for i in ids if i >= 0])
+    def _encode_each(self, words: Sequence[bytes]) -> list[list[int]]:
+        """The ids of each of a few words."""
+        whole = [*map(self._whole_words.get, words)]
+        rest = [word for word, id_ in zip(words, whole, strict=True) if id_ is None]
+        merged = iter(self._merge_each(rest))
+        return [next(merged) if id_ is None else [id_] for id_ in whole]
+
+    def _merge_each(self, words: Sequence[bytes]) -> Iterable[list[int]]:
+        """What the merges make of each of a few words."""
+        if len(words) >= _MANY and self._has_all_bytes:
+            lengths = np.array([*map(len, words)], np.int64)
+            octets = np.frombuffer(b"".join(words), np.uint8)
+            return self._merges.apply_few(self._byte_ids.take(octets), lengths)
+        ids = ([i for octet in word if (i := self._byte_list[octet]) >= 0] for word in words)
+        return map(self._merges.merge_one, ids)
 
     def _encode_words(
         self, octets: np.ndarray, lengths: np.ndarray

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from apr_jax.text import merges as merges_lib
 from apr_jax.text import reference
-from apr_jax.text.merges import NONE, Merges, PairTable
+from apr_jax.text.merges import Merges
+from apr_jax.text.pair_table import NONE, PairTable
 
 
 @st.composite
@@ -30,6 +31,11 @@ def engine(pairs):
     return Merges(left, right, 3 + np.arange(len(pairs)))
 
 
+def flatten(texts):
+    lengths = np.array([len(text) for text in texts])
+    return np.array([i for text in texts for i in text], np.int32), lengths
+
+
 sequences = st.lists(
     st.one_of(
         st.lists(st.integers(0, 2), max_size=60),
@@ -46,13 +52,10 @@ sequences = st.lists(
 def test_the_engine_equals_the_reference(short, pairs, texts):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merges_lib, "_SHORT", short)
-        ids, lengths = engine(pairs).apply(
-            np.array([i for text in texts for i in text], np.int32),
-            np.array([len(text) for text in texts]),
-        )
-    merged = np.split(ids, np.cumsum(lengths)[:-1])
-    for text, found in zip(texts, merged, strict=True):
-        assert found.tolist() == reference.merge(text, by_pair(pairs))
+        ids, lengths = engine(pairs).apply(*flatten(texts))
+    few = engine(pairs).apply_few(*flatten(texts))
+    for text, *found in zip(texts, np.split(ids, np.cumsum(lengths)[:-1]), few, strict=True):
+        assert [*map(list, found)] == [reference.merge(text, by_pair(pairs))] * 2
 
 
 def test_the_reference_merges_the_lowest_rank_and_the_leftmost():
@@ -76,12 +79,13 @@ def test_merges_in_any_order(short, pairs, texts, data):
     plain = {(int(left[m]), int(right[m])): (rank, int(result[m])) for rank, m in enumerate(order)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merges_lib, "_SHORT", short)
-        ids, lengths = merges.apply(
-            np.array([i for text in texts for i in text], np.int32),
-            np.array([len(text) for text in texts]),
-        )
-    for text, found in zip(texts, np.split(ids, np.cumsum(lengths)[:-1]), strict=True):
-        assert found.tolist() == merges.merge_one(text) == reference.merge(text, plain)
+        flat = flatten(texts)
+        ids, lengths = merges.apply(*flat)
+    for text, found, few in zip(
+        texts, np.split(ids, np.cumsum(lengths)[:-1]), merges.apply_few(*flat), strict=True
+    ):
+        expected = reference.merge(text, plain)
+        assert found.tolist() == few == merges.merge_one(text) == expected
 
 
 def test_merges_that_rank_before_those_of_their_sides_are_noticed():

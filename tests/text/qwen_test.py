@@ -139,7 +139,7 @@ def test_a_batch_is_its_texts_one_by_one(qwen):
 def test_forgetting_known_words_changes_nothing(qwen, monkeypatch):
     batch = random_texts(10, 50)
     expected = [ids.tolist() for ids in qwen.encode_batch(batch)]
-    monkeypatch.setattr("apr_jax.text.tokenizer._KNOWN_WORDS", 10)
+    monkeypatch.setattr("apr_jax.text.known_words._WORDS", 10)
     monkeypatch.setattr("apr_jax.text.tokenizer._LOT_BYTES", 7)
     for _ in range(3):
         assert [ids.tolist() for ids in qwen.encode_batch(batch)] == expected
