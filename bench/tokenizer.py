@@ -55,7 +55,10 @@ def _encoders(folder: pathlib.Path) -> Iterator[tuple[str, _Encode]]:
     (folder / "vocab.json").write_text(json.dumps(root["model"]["vocab"]), encoding="utf-8")
     merges = "\n".join(["#version: 0.2", *root["model"]["merges"]])
     (folder / "merges.txt").write_text(merges, encoding="utf-8")
-    yield "apr-jax", load_tokenizer(path).encode_flat
+    compiled = load_tokenizer(path)
+    compiled.compile()
+    yield "apr-jax", compiled.encode_flat
+    yield "apr-jax, NumPy alone", load_tokenizer(path).encode_flat
     for name, make in (
         ("HuggingFace encode_batch", _hugging_face),
         ("HuggingFace encode_batch_fast", _hugging_face_fast),

@@ -7,17 +7,25 @@ have. Words that it does not know are collected over a whole lot, merged togethe
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from apr_jax.text.cutting import Cutter
+from apr_jax.text.devices import jax_has_only_cpu
 from apr_jax.text.pieces import cut_texts
 from apr_jax.text.pretokenizers import Rule
 from apr_jax.text.ragged import Rows, spans
-from apr_jax.text.word_table import ABSENT, LONGEST, Text, WordTable
+from apr_jax.text.word_table import ABSENT, LONGEST, SHORT, Text, WordTable
 
-FIRST_LEAST = 3 << 20
+if TYPE_CHECKING:
+    from apr_jax.text.first_look import FirstLook
+
 _LOT = 1 << 23  # characters whose new words are merged together
+_CHUNK = 1 << 16  # words whose ids are written together, so that they stay in the cache
+_COMPILED_PIECE = 3 << 20  # bytes for one first look
+_COMPILED_LEAST = 1 << 18  # bytes; less is quicker without it
+_WORTH = 1 << 27  # bytes after which compiling pays
 _BITS = 20  # of the least number of slots, of which half are used
 _LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
@@ -34,10 +42,18 @@ class BatchEncoder:
         self._cutter = Cutter(rule)
         self._encode = encode
         self._words, self._ids = words, ids
-        self.first_look = None
-        self._first_learned = int(ids.max())
+        self._first_look: FirstLook | None = None
+        self._encoded = 0  # bytes, by which compiling comes to be worth while
         self._lock = threading.Lock()
         self._forget()
+
+    def compile(self) -> None:
+        """Go over to the first look that XLA compiles, which takes about a second."""
+        from apr_jax.text.first_look import FirstLook  # here, since it imports JAX
+
+        with self._lock:
+            self._first_look = FirstLook()
+            self._fill_first_look(self._first_look)
 
     def _forget(self) -> None:
         """Know only the words of the beginning."""
@@ -53,6 +69,17 @@ class BatchEncoder:
         starts = (np.cumsum(lengths) - lengths)[kept]
         places = self._table.claim(Text(octets.tobytes()), starts, lengths[kept])
         self._table.set_values(places[places >= 0], self._ids[kept[places >= 0]])
+        if self._first_look is not None:
+            self._fill_first_look(self._first_look)
+
+    def _fill_first_look(self, first_look: "FirstLook") -> None:
+        """Hold the words of the table in it."""
+        first, second, values = self._table.short_words()
+        # Of two words in one row the last stays: that of the lower id, or else that learned first.
+        learned = int(self._ids.max()) + 1 + ~values.astype(np.int64)
+        order = np.argsort(np.where(values < 0, learned, values))[::-1]
+        first_look.clear()
+        first_look.add(first[order], second[order], values[order])
 
     def encode(self, texts: Sequence[str]) -> _Ragged:
         """The ids (int32) of all texts one behind another, and how many each has (int64)."""
@@ -68,6 +95,9 @@ class BatchEncoder:
                     raise
             ids.append(part[0])
             lengths.append(part[1])
+            self._encoded += sum(map(len, lot))
+            if self._first_look is None and self._encoded >= _WORTH and jax_has_only_cpu():
+                self.compile()
         return np.concatenate(ids), np.concatenate(lengths)
 
     def _encode_lot(self, texts: Sequence[str]) -> _Ragged:
@@ -89,16 +119,17 @@ class BatchEncoder:
         """The ids of texts, and how many each has. All of the texts are ASCII, or none."""
         ids, ends, size = [], [], 0
         for values in self._values(texts):
-            part, ends_of_part = self._ids_of(values)
-            ids.append(part)
-            ends.append(ends_of_part + size)
-            size += len(part)
+            for first in range(0, len(values), _CHUNK):
+                part, ends_of_part = self._ids_of(values[first : first + _CHUNK])
+                ids.append(part)
+                ends.append(ends_of_part + size)
+                size += len(part)
         return np.concatenate(ids), np.diff(np.concatenate(ends), prepend=0)
 
     def _values(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         """int32, piece by piece: the values of the texts' words, all of which are known by then."""
         known, unseen, size = [], [], 0
-        least = 0 if self.first_look is None else FIRST_LEAST
+        least = 0 if self._first_look is None else _COMPILED_PIECE
         for text, bounds in cut_texts(self._cutter, texts, least):
             values = self._find(text, bounds)
             absent = np.flatnonzero(values == ABSENT)
@@ -115,20 +146,14 @@ class BatchEncoder:
         yield from known
 
     def _find(self, text: Text, bounds: np.ndarray) -> np.ndarray:
-        """int32: the values of words, or ABSENT."""
-        if self.first_look is None:
+        """int32: the value of each word from one of the bounds to the next, or ABSENT."""
+        if self._first_look is None or len(text.bytes) < _COMPILED_LEAST:
             return self._table.find(text, bounds[:-1], np.diff(bounds))
-        values = self.first_look.find(text, bounds)
-        pending = np.flatnonzero(values == ABSENT)
-        starts = bounds.take(pending)
-        values[pending] = self._table.find(text, starts, bounds.take(pending + 1) - starts)
+        values = self._first_look.find(text, bounds)
+        others = np.flatnonzero(values == ABSENT)
+        starts = bounds.take(others)
+        values[others] = self._table.find(text, starts, bounds.take(others + 1) - starts)
         return values
-
-    def refill(self):
-        first, second, values = self._table.short_words()
-        importance = np.where(values < 0, self._first_learned + ~values.astype(np.int64), values)
-        order = np.argsort(importance)[::-1]
-        self.first_look.fill(first[order], second[order], values[order])
 
     def _fill_in(
         self, known: list[np.ndarray], unseen: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -146,7 +171,8 @@ class BatchEncoder:
         starts = np.cumsum(lengths) - lengths
         places = np.full(len(lengths), -1)
         some = slice(max(self._room, 0))
-        places[some] = self._table.claim(Text(octets.tobytes()), starts[some], lengths[some])
+        text = Text(octets.tobytes())
+        places[some] = self._table.claim(text, starts[some], lengths[some])
         kept, alone = np.flatnonzero(places >= 0), np.flatnonzero(places < 0)
         # Of equal words one speaks for all: the one whose number their place holds in the end.
         self._table.set_values(places[kept], np.arange(kept.size, dtype=np.int32))
@@ -156,6 +182,10 @@ class BatchEncoder:
         which = np.concatenate([speaks, alone])
         values = self._encode_new(octets[spans(starts[which], lengths[which])], lengths[which])
         self._table.set_values(places[speaks], values[: speaks.size])
+        if self._first_look is not None:
+            short = np.flatnonzero(lengths[which] <= SHORT)
+            words = text.pairs(starts[which[short]], lengths[which[short]])
+            self._first_look.add(*words, values[short])
         self._room -= which.size  # also of those not kept: their ids take memory too
         found = np.empty(len(lengths), np.int32)
         found[kept] = values[(np.cumsum(is_speaker) - 1)[speaker]]

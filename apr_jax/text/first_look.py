@@ -12,33 +12,40 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from apr_jax.text.word_table import ABSENT, EMPTY, MIX, Text
+from apr_jax.text.word_table import ABSENT, EMPTY, MIX, SHORT, Text, aligned
 
-_LONGEST = 16  # bytes of a word that is its own key
 _ROW_BITS = 19
 _CHUNK = 1 << 16  # words in one call
+_NO_WORD = np.uint64(0)  # the second number of rows whose first is EMPTY, which no word has
 
 
 class FirstLook:
-    """A table of words of up to sixteen bytes with their values, of which it may hold some."""
+    """A table of words of up to sixteen bytes with their values, of which it holds what fits."""
 
     def __init__(self) -> None:
         self._device = jax.local_devices(backend="cpu")[0]
+        # First eight bytes, next eight, value; a fourth number, so that no row is in two lines.
+        self._rows = aligned(4 << _ROW_BITS).reshape(-1, 4)
+        self.clear()
+        with jax.enable_x64(True):
+            self._mix = jax.device_put(MIX[:2], self._device)
 
-    def fill(self, first: np.ndarray, second: np.ndarray, values: np.ndarray) -> None:
-        """Hold these words and no others. Of those that share a row the last one stays.
+    def clear(self) -> None:
+        """Hold no words."""
+        self._rows[:] = EMPTY, _NO_WORD, 0, 0
+
+    def add(self, first: np.ndarray, second: np.ndarray, values: np.ndarray) -> None:
+        """Hold these words too, where their rows are free. Of those that share one the last stays.
 
         Args:
           first: uint64, the words' first eight bytes, filled up with 0xFF.
           second: uint64, their next eight bytes likewise.
           values: int32.
         """
-        rows = np.zeros((1 << _ROW_BITS, 4), np.uint64)  # the fourth so that none is on two lines
-        words = np.stack([first, second, values.view(np.uint32), values.view(np.uint32)], axis=1)
-        rows[_row(first, second, MIX[:2])] = words
-        with jax.enable_x64(True):
-            self._rows = jax.device_put(rows, self._device)
-            self._mix = jax.device_put(MIX[:2], self._device)
+        at = _row(first, second, MIX[:2])
+        free = np.flatnonzero(self._rows[at, 1] == _NO_WORD)
+        words = np.stack([first[free], second[free]], axis=1)
+        self._rows[at[free], :3] = np.append(words, values[free, None].view(np.uint32), axis=1)
 
     def find(self, text: Text, bounds: np.ndarray) -> np.ndarray:
         """int32: the values of words, each from one of `bounds` to the next; ABSENT for some."""
@@ -46,13 +53,18 @@ class FirstLook:
         padded = np.empty(-(-count // _CHUNK) * _CHUNK + 1, np.uint32)
         padded[: len(bounds)], padded[len(bounds) :] = bounds, bounds[-1]
         with jax.enable_x64(True):
-            # Not copied where it lies as XLA likes it; nobody changes it.
-            eights = jax.device_put(text.eights, self._device, may_alias=True)
+            # Neither is copied, nor changed before the results are here.
+            eights, rows = (
+                jax.device_put(array, self._device, may_alias=True)
+                for array in (text.eights, self._rows)
+            )
             found = [
-                _find(eights, padded[start : start + _CHUNK + 1], self._rows, self._mix)
+                _find(eights, padded[start : start + _CHUNK + 1], rows, self._mix)
                 for start in range(0, count, _CHUNK)
             ]
-        return np.concatenate([np.asarray(values) for values in found])[:count]
+            values = np.concatenate([np.asarray(part) for part in found])[:count]
+            rows.delete()
+        return values
 
 
 @jax.jit
@@ -62,7 +74,7 @@ def _find(eights: Any, bounds: Any, rows: Any, mix: Any) -> Any:
     at = lax.optimization_barrier(_row(first, second, mix))  # or it is computed for each use
     is_word = _take(rows, (at, 0)) == first
     is_word &= _take(rows, (at, 1)) == second
-    is_word &= lengths <= _LONGEST
+    is_word &= lengths <= SHORT
     return jnp.where(is_word, _take(rows, (at, 2)).astype(jnp.int32), np.int32(ABSENT))
 
 

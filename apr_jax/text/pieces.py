@@ -17,11 +17,13 @@ _DIVIDER = chr(DIVIDER_POINT)
 def cut_texts(
     cutter: Cutter, texts: Sequence[str], least: int = 0
 ) -> Iterator[tuple[Text, np.ndarray]]:
-    """Piece by piece the bytes of the texts, `least` of them or more, and the bounds of their words.
+    """Piece by piece the bytes of the texts and the bounds (int64) of their words.
 
-    Word i goes from bounds[i] to bounds[i + 1] (int64). Behind each text stands a divider, which is
-    a word too. Texts of nothing but ASCII are twice as fast when none of another kind is among
-    them.
+    Word i goes from bounds[i] to bounds[i + 1]. Behind each text stands a divider, which is a word
+    too. Texts of nothing but ASCII are twice as fast when none of another kind is among them.
+
+    Args:
+      least: bytes that a piece has, but for the last one.
     """
     is_ascii = all(text.isascii() for text in texts)
     breaks = cutter.rule.breaks

@@ -11,6 +11,7 @@ from apr_jax.text.ragged import Column, Rows, spans
 
 ABSENT = np.iinfo(np.int32).min
 LONGEST = 128  # bytes; longer words are not kept, as they hardly ever come again
+SHORT = 16  # bytes of a word that fits two numbers
 _SHORT = 8
 _PROBES = 64  # slots looked at; a word that finds no room in as many is not kept
 # What fills up a short word, so also what a divider, the byte 0xFF, has for a key.
@@ -33,7 +34,7 @@ class Text:
         """
         size = sum(map(len, parts))
         room = 1 << max(size + 15, capacity - 1).bit_length()
-        self.eights = _aligned(room >> 3)
+        self.eights = aligned(room >> 3)
         self.bytes = self.eights.view(np.uint8)[: size + 16]
         self.bytes[size:] = 0xFF
         end = 0
@@ -57,8 +58,13 @@ class Text:
         octets |= beyond
         return octets
 
+    def pairs(self, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint64: the first and the second eight bytes of words of at most sixteen bytes."""
+        beyond = np.maximum(lengths - 8, 0)
+        return self.octets(starts, lengths), self.octets(starts + 8, beyond)
 
-def _aligned(size: int) -> np.ndarray:
+
+def aligned(size: int) -> np.ndarray:
     """uint64 [size], not initialised, and where XLA need not copy it."""
     room = np.empty(size + 8, np.uint64)
     skip = -room.ctypes.data % 64 // 8
@@ -162,7 +168,8 @@ class WordTable:
     def short_words(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Words of up to sixteen bytes: their first and second eight bytes, and their values."""
         slots = self._slots
-        held = np.flatnonzero((slots.keys != EMPTY) & (slots.keys >> np.uint64(56) != _LONG_KEY >> np.uint64(56)))
+        is_long = slots.keys >> np.uint64(56) == _LONG_KEY >> np.uint64(56)
+        held = np.flatnonzero((slots.keys != EMPTY) & ~is_long)
         first, second, values = self._long.short_words()
         return (
             np.concatenate([slots.keys[held], first]),
@@ -240,7 +247,7 @@ class _LongWords:
 
     def short_words(self):
         columns = self._columns.values
-        columns = columns[columns[:, 2] <= 16]
+        columns = columns[columns[:, 2] <= SHORT]
         return columns[:, 0], columns[:, 1], columns[:, 3].astype(np.int32)
 
     def append(self, words: _Words, which: np.ndarray) -> np.ndarray:

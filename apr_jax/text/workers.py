@@ -91,7 +91,10 @@ class Workers:
             process.wait()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+            "JAX_PLATFORMS": "cpu",  # what is done here needs no GPU, and may not take hold of one
+        }
         process = subprocess.Popen(
             [sys.executable, "-c", _START],
             stdin=subprocess.PIPE,

@@ -22,11 +22,19 @@ def plain(qwen):
     return reference.Encoder(qwen.vocabulary)
 
 
-def fresh(qwen):
-    """A tokenizer that knows no words but those of the vocabulary."""
-    tokenizer = Tokenizer(qwen.vocabulary)
-    tokenizer._whole_words = qwen._whole_words
-    return tokenizer
+@pytest.fixture(params=["numpy", "xla"])
+def fresh(request, qwen, monkeypatch):
+    """Makes tokenizers that know no words but those of the vocabulary."""
+
+    def fresh():
+        tokenizer = Tokenizer(qwen.vocabulary)
+        tokenizer._whole_words = qwen._whole_words
+        if request.param == "xla":
+            monkeypatch.setattr(batch_encoder, "_COMPILED_LEAST", 0)
+            tokenizer.compile()
+        return tokenizer
+
+    return fresh
 
 
 def equal(tokenizer, plain, batch):
@@ -39,25 +47,25 @@ def equal(tokenizer, plain, batch):
 
 
 @pytest.mark.parametrize(("piece", "lot"), [(1, 40), (7, 10_000), (30, 1000), (1 << 17, 1 << 23)])
-def test_texts_may_be_cut_anywhere(qwen, plain, monkeypatch, piece, lot):
+def test_texts_may_be_cut_anywhere(fresh, plain, monkeypatch, piece, lot):
     monkeypatch.setattr(pieces, "_PIECE", piece)
     monkeypatch.setattr(batch_encoder, "_LOT", lot)
-    equal(fresh(qwen), plain, random_texts(piece, 120))
-    equal(fresh(qwen), plain, ["", "a b\n c'll 12 !\n \n x" * 20, "", "\n \n" * 50, ""])
+    equal(fresh(), plain, random_texts(piece, 120))
+    equal(fresh(), plain, ["", "a b\n c'll 12 !\n \n x" * 20, "", "\n \n" * 50, ""])
 
 
-def test_no_texts(qwen):
-    ids, offsets = fresh(qwen).encode_flat([])
+def test_no_texts(fresh):
+    ids, offsets = fresh().encode_flat([])
     assert (len(ids), offsets.tolist()) == (0, [0])
-    assert fresh(qwen).encode_flat(["", ""])[1].tolist() == [0, 0, 0]
+    assert fresh().encode_flat(["", ""])[1].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("same", [slice(0, 1), slice(1, None), slice(None)])
-def test_hashes_that_are_all_the_same_change_no_id(qwen, plain, monkeypatch, same):
+def test_hashes_that_are_all_the_same_change_no_id(fresh, plain, monkeypatch, same):
     mix = word_table.MIX.copy()
     mix[same] = 0
     monkeypatch.setattr(word_table, "MIX", mix)
-    tokenizer = fresh(qwen)
+    tokenizer = fresh()
     for _ in range(2):  # new words, then the same again
         equal(tokenizer, plain, random_texts(3, 60))
 
@@ -121,8 +129,8 @@ def test_the_table_equals_a_dictionary():
     assert divider.tolist() == [-5]
 
 
-def test_words_are_forgotten_when_there_is_no_room(qwen, plain, monkeypatch):
-    tokenizer = fresh(qwen)
+def test_words_are_forgotten_when_there_is_no_room(fresh, plain, monkeypatch):
+    tokenizer = fresh()
     encoder = tokenizer._batches
     monkeypatch.setattr(batch_encoder, "_LEAST_ROOM", encoder._room - 100)
     forgets = []
@@ -137,8 +145,8 @@ def test_words_are_forgotten_when_there_is_no_room(qwen, plain, monkeypatch):
     assert encoder._room <= 5
 
 
-def test_words_that_were_being_learned_are_not_trusted(qwen, plain, monkeypatch):
-    tokenizer, batch = fresh(qwen), random_texts(4, 40)
+def test_words_that_were_being_learned_are_not_trusted(fresh, plain, monkeypatch):
+    tokenizer, batch = fresh(), random_texts(4, 40)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer._batches, "_encode_new", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -146,8 +154,8 @@ def test_words_that_were_being_learned_are_not_trusted(qwen, plain, monkeypatch)
     equal(tokenizer, plain, batch)
 
 
-def test_threads_share_what_is_known(qwen):
-    tokenizer, batch = fresh(qwen), random_texts(5, 300)
+def test_threads_share_what_is_known(fresh, qwen):
+    tokenizer, batch = fresh(), random_texts(5, 300)
     expected = qwen.encode_flat(batch)[0].tolist()
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for ids, _ in pool.map(tokenizer.encode_flat, [batch] * 8):

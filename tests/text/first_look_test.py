@@ -1,0 +1,80 @@
+"""The look that XLA compiles tells what the table tells, or nothing."""
+
+import numpy as np
+import pytest
+
+from apr_jax.text import batch_encoder, word_table
+from apr_jax.text.first_look import FirstLook
+from apr_jax.text.tokenizer import Tokenizer
+from apr_jax.text.word_table import ABSENT, Text, WordTable
+from tests.text.hostile import random_texts
+
+_DIVIDER = -5
+
+
+def words_and_bounds(words):
+    return Text(*words), np.cumsum([0, *map(len, words)])
+
+
+def table_of(words):
+    """A table in which word i has the value 3 - i, and what it knows of short words."""
+    table = WordTable(14, _DIVIDER)
+    text, bounds = words_and_bounds(words)
+    places = table.claim(text, bounds[:-1], np.diff(bounds))
+    table.set_values(places, 3 - np.arange(len(words), dtype=np.int32))
+    return table
+
+
+def random_words(count):
+    rng = np.random.default_rng(0)
+    words = {
+        bytes(rng.integers(0, rng.choice([2, 128, 255]), rng.integers(1, 24)).astype(np.uint8))
+        for _ in range(count)
+    }
+    nul = [b"\0" * length for length in range(1, 24)]
+    alike = [b"prefix--" + b"suffix--"[:length] for length in range(9)]
+    return [*dict.fromkeys([*nul, *alike, *sorted(words)])]
+
+
+def test_it_equals_the_table():
+    words = random_words(3000)
+    table, first_look = table_of(words), FirstLook()
+    rows = table.short_words()
+    half = len(rows[0]) // 2
+    first_look.add(*(column[:half] for column in rows))
+    first_look.add(*(column[half:] for column in rows))
+    asked = [*words, b"\xff", *(word + b"?" for word in words)]
+    order = np.random.default_rng(1).permutation(len(asked))
+    asked = [asked[i] for i in order]
+    text, bounds = words_and_bounds(asked)
+    expected = table.find(text, bounds[:-1], np.diff(bounds))
+    found = first_look.find(text, bounds)
+    tells = found != ABSENT
+    assert (found[tells] == expected[tells]).all()
+    is_short = np.array([len(word) <= 16 for word in asked])
+    is_known = (expected != ABSENT) & (expected != _DIVIDER)
+    assert not tells[~is_short].any()
+    assert tells[is_short & is_known].mean() > 0.95
+    first_look.clear()
+    assert (first_look.find(text, bounds) == ABSENT).all()
+
+
+def test_of_words_in_one_row_only_one_is_told(monkeypatch):
+    monkeypatch.setattr(word_table, "MIX", np.zeros_like(word_table.MIX))
+    monkeypatch.setattr("apr_jax.text.first_look.MIX", np.zeros_like(word_table.MIX))
+    words = [b"one", b"two", b"three"]
+    first_look = FirstLook()
+    first_look.add(*table_of(words).short_words())
+    assert (first_look.find(*words_and_bounds(words)) == ABSENT).sum() == 2
+
+
+@pytest.mark.parametrize(("platforms", "compiles"), [("cpu", True), ("cuda,cpu", False)])
+def test_much_text_compiles_it_unless_a_gpu_would_be_taken(qwen, monkeypatch, platforms, compiles):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(batch_encoder, "_WORTH", 1 << 16)
+    tokenizer = Tokenizer(qwen.vocabulary)
+    texts = random_texts(0, 300) * 20
+    for _ in range(2):
+        ids, _ = tokenizer.encode_flat(texts)
+        assert ids.tolist() == qwen.encode_flat(texts)[0].tolist()
+    assert (tokenizer._batches._first_look is not None) == compiles
