@@ -52,7 +52,7 @@ class BatchEncoder:
         from apr_jax.text.first_look import FirstLook  # here, since it imports JAX
 
         with self._lock:
-            self._first_look = FirstLook()
+            self._first_look = FirstLook(_NO_IDS)
             self._fill_first_look(self._first_look)
 
     def _forget(self) -> None:
@@ -149,11 +149,7 @@ class BatchEncoder:
         """int32: the value of each word from one of the bounds to the next, or ABSENT."""
         if self._first_look is None or len(text.bytes) < _COMPILED_LEAST:
             return self._table.find(text, bounds[:-1], np.diff(bounds))
-        values = self._first_look.find(text, bounds)
-        others = np.flatnonzero(values == ABSENT)
-        starts = bounds.take(others)
-        values[others] = self._table.find(text, starts, bounds.take(others + 1) - starts)
-        return values
+        return self._first_look.find(text, bounds)
 
     def _fill_in(
         self, known: list[np.ndarray], unseen: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -173,7 +169,11 @@ class BatchEncoder:
         some = slice(max(self._room, 0))
         text = Text(octets.tobytes())
         places[some] = self._table.claim(text, starts[some], lengths[some])
-        kept, alone = np.flatnonzero(places >= 0), np.flatnonzero(places < 0)
+        found = np.full(len(lengths), ABSENT, np.int32)
+        kept = np.flatnonzero(places >= 0)
+        found[kept] = self._table.values(places[kept])  # they may have driven each other out
+        new = np.flatnonzero(found == ABSENT)
+        kept, alone = new[places[new] >= 0], new[places[new] < 0]
         # Of equal words one speaks for all: the one whose number their place holds in the end.
         self._table.set_values(places[kept], np.arange(kept.size, dtype=np.int32))
         speaker = self._table.values(places[kept])
@@ -187,7 +187,6 @@ class BatchEncoder:
             words = text.pairs(starts[which[short]], lengths[which[short]])
             self._first_look.add(*words, values[short])
         self._room -= which.size  # also of those not kept: their ids take memory too
-        found = np.empty(len(lengths), np.int32)
         found[kept] = values[(np.cumsum(is_speaker) - 1)[speaker]]
         found[alone] = values[speaks.size :]
         return found

@@ -22,13 +22,15 @@ _NO_WORD = np.uint64(0)  # the second number of rows whose first is EMPTY, which
 class FirstLook:
     """A table of words of up to sixteen bytes with their values, of which it holds what fits."""
 
-    def __init__(self) -> None:
+    def __init__(self, divider: int) -> None:
+        """A divider's value is `divider`."""
         self._device = jax.local_devices(backend="cpu")[0]
         # First eight bytes, next eight, value; a fourth number, so that no row is in two lines.
         self._rows = aligned(4 << _ROW_BITS).reshape(-1, 4)
         self.clear()
         with jax.enable_x64(True):
             self._mix = jax.device_put(MIX[:2], self._device)
+            self._divider = jax.device_put(np.int32(divider), self._device)
 
     def clear(self) -> None:
         """Hold no words."""
@@ -42,10 +44,13 @@ class FirstLook:
           second: uint64, their next eight bytes likewise.
           values: int32.
         """
+        words = np.stack([first, second, values.view(np.uint32)], axis=1)
         at = _row(first, second, MIX[:2])
-        free = np.flatnonzero(self._rows[at, 1] == _NO_WORD)
-        words = np.stack([first[free], second[free]], axis=1)
-        self._rows[at[free], :3] = np.append(words, values[free, None].view(np.uint32), axis=1)
+        for _ in range(2):
+            free = np.flatnonzero(self._rows[at, 1] == _NO_WORD)
+            self._rows[at[free], :3] = words[free]
+            is_out = (self._rows[at, :2] != words[:, :2]).any(axis=1)
+            words, at = words[is_out], at[is_out] ^ 1
 
     def find(self, text: Text, bounds: np.ndarray) -> np.ndarray:
         """int32: the values of words, each from one of `bounds` to the next; ABSENT for some."""
@@ -59,7 +64,7 @@ class FirstLook:
                 for array in (text.eights, self._rows)
             )
             found = [
-                _find(eights, padded[start : start + _CHUNK + 1], rows, self._mix)
+                _find(eights, padded[start : start + _CHUNK + 1], rows, self._mix, self._divider)
                 for start in range(0, count, _CHUNK)
             ]
             values = np.concatenate([np.asarray(part) for part in found])[:count]
@@ -68,14 +73,15 @@ class FirstLook:
 
 
 @jax.jit
-def _find(eights: Any, bounds: Any, rows: Any, mix: Any) -> Any:
+def _find(eights: Any, bounds: Any, rows: Any, mix: Any, divider: Any) -> Any:
     """The values of words with these bounds in a text of eight bytes a number."""
     first, second, lengths = _keys(eights, bounds)
     at = lax.optimization_barrier(_row(first, second, mix))  # or it is computed for each use
-    is_word = _take(rows, (at, 0)) == first
-    is_word &= _take(rows, (at, 1)) == second
-    is_word &= lengths <= SHORT
-    return jnp.where(is_word, _take(rows, (at, 2)).astype(jnp.int32), np.int32(ABSENT))
+    values = jnp.where(first == EMPTY, divider, np.int32(ABSENT))
+    for row in (at, at ^ 1):
+        is_word = (_take(rows, (row, 0)) == first) & (_take(rows, (row, 1)) == second)
+        values = jnp.where(is_word, _take(rows, (row, 2)).astype(jnp.int32), values)
+    return jnp.where(lengths <= SHORT, values, np.int32(ABSENT))
 
 
 def _row(first: Any, second: Any, mix: Any) -> Any:
