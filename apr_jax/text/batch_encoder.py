@@ -83,22 +83,23 @@ class BatchEncoder:
 
     def encode(self, texts: Sequence[str]) -> _Ragged:
         """The ids (int32) of all texts one behind another, and how many each has (int64)."""
-        ids, lengths = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        parts: list[_Ragged] = []
         for lot in _lots(texts):
             with self._lock:
                 try:
                     if self._room < _LEAST_ROOM:
                         self._forget()
-                    part = self._encode_lot(lot)
+                    parts.append(self._encode_lot(lot))
                 except BaseException:
                     self._forget()  # what was being learned is not to be trusted
                     raise
-            ids.append(part[0])
-            lengths.append(part[1])
             self._encoded += sum(map(len, lot))
             if self._first_look is None and self._encoded >= _WORTH and jax_has_only_cpu():
                 self.compile()
-        return np.concatenate(ids), np.concatenate(lengths)
+        if len(parts) == 1:  # whose copy would take longer than it looks
+            return parts[0]
+        ids = np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in parts)])
+        return ids, np.concatenate([np.empty(0, np.int64), *(lengths for _, lengths in parts)])
 
     def _encode_lot(self, texts: Sequence[str]) -> _Ragged:
         is_ascii = [text.isascii() for text in texts]

@@ -40,15 +40,14 @@ class Cutter:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self._codes = _codes(rule)
+        self._letter = self._codes[ord("a")]
         ends, pairs = "stmd", ["re", "ve", "ll"]
         if rule.any_case:
             ends += "STMD" + LONG_S
             pairs += [f"{a}{b}" for a, b in itertools.product("rRvV", "eE")]
             pairs += [f"{a}{b}" for a, b in itertools.product("lL", "lL")]
         # By the two bytes that follow "'": how long a contraction it is.
-        self._contraction = np.zeros(
-            1 << 16, np.int8
-        )  # by the two bytes that follow "'": its length
+        self._contraction = np.zeros(1 << 16, np.int8)
         for pair in pairs:
             self._contraction[ord(pair[0]) << 8 | ord(pair[1])] = 3
         for end in ends:
@@ -93,8 +92,10 @@ class Cutter:
     def _mend_contractions(self, folded: bytes, codes: np.ndarray, is_start: np.ndarray) -> None:
         """Where a word starts with a contraction, letters after it start another."""
         text = np.frombuffer(folded + b"\0\0", np.uint8)
-        at = np.flatnonzero(text == _APOSTROPHE)
-        at = at[is_start.take(at)]
+        may_be = text[:-2] == _APOSTROPHE
+        may_be &= is_start
+        may_be &= codes[1 : len(folded) + 1] == self._letter
+        at = np.flatnonzero(may_be)
         following = text.take(at + 1).astype(np.intp) << 8 | text.take(at + 2)
         lengths = self._contraction.take(following)
         is_contraction = lengths > 0
