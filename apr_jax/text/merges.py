@@ -20,6 +20,7 @@ from apr_jax.text.pair_table import NONE, PairTable, highest
 from apr_jax.text.ragged import spans
 
 _SHORT = 128  # ids; longer sequences take the chain
+_FLAT = 1 << 16  # ids that are looked at together for pairs that are certain to merge first
 _CELLS = 1 << 16  # of short sequences merged side by side, so that they stay in the cache
 
 
@@ -72,11 +73,8 @@ class Merges:
         Returns:
           The merged ids (int32) and lengths (int64), in the same order.
         """
-        if self._certain is not None:
-            merged_ids, merged_lengths = self._certain.merge(ids, lengths)
-        else:
-            merged_ids, merged_lengths = ids.copy(), lengths.copy()
-        lengths = merged_lengths.copy()
+        merged_ids, lengths = self._merge_certain(ids, lengths)
+        merged_lengths = lengths.copy()
         starts = np.cumsum(lengths) - lengths
         is_long = lengths > _SHORT
         if is_long.any():
@@ -85,6 +83,23 @@ class Merges:
         for lot in _alike(lengths, np.flatnonzero(~is_long & (lengths > 1))):
             self._merge_short(merged_ids, merged_lengths, starts, lot)
         return merged_ids[spans(starts, merged_lengths)], merged_lengths
+
+    def _merge_certain(
+        self, ids: np.ndarray, lengths: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Copies of both, in which pairs that are certain to merge first are merged."""
+        if self._certain is None:
+            return ids.copy(), lengths.copy()
+        ends = np.cumsum(lengths)
+        parts = [(ids[:0], lengths[:0])]
+        first, start = 0, 0
+        while first < len(lengths):  # a few at a time, which stay in the cache
+            last = max(first + 1, int(np.searchsorted(ends, start + _FLAT)))
+            end = int(ends[last - 1])
+            parts.append(self._certain.merge(ids[start:end], lengths[first:last]))
+            first, start = last, end
+        merged_ids, merged_lengths = zip(*parts, strict=True)
+        return np.concatenate(merged_ids), np.concatenate(merged_lengths)
 
     def _merge_long(
         self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, which: np.ndarray

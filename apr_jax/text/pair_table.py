@@ -1,76 +1,91 @@
 """From pairs of ids to ranks, for arrays of pairs."""
 
+from collections.abc import Iterator
+
 import numpy as np
+
+from apr_jax.text.ragged import spans
 
 NONE = np.iinfo(np.int32).max  # the rank of a pair that is no merge
 _BITS = 21  # of ids and of ranks
-_EMPTY = np.iinfo(np.int64).min  # no pair's slot, not even that of a GAP
-# 2**64 / golden ratio, and 2**64 * (pi - 3): multiplying scatters keys.
-_SPREAD, _OTHER_SPREAD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0x243F6A8885A308D3)
+_EMPTY = -1 << 2 * _BITS  # no pair's slot, not even that of a GAP
+_SPARE = 6  # slots for each pair, at least
+_TRIALS = 500  # of finding places for rows of about the same length
 
 
 class PairTable:
-    """From pairs of ids to ranks: a cuckoo hash table, looked up by arrays.
+    """From pairs of ids to ranks: a table in which every pair has one slot of its own.
 
-    A pair can only be in one of two slots, so that every look-up takes two steps. A slot holds left
-    id, right id and rank, 21 bits each.
+    The slot of a pair is its right id, mixed with a number that the left id has for this purpose,
+    such that no two pairs get the same. So a look-up takes two steps: the number, then the slot. A
+    slot holds left id and rank, 21 bits each; if the left id is right then so is the right one.
     """
 
     def __init__(self, left: np.ndarray, right: np.ndarray) -> None:
-        if max(highest(left), highest(right), len(left)) >> _BITS:
+        top = max(highest(left), highest(right))
+        if max(top, len(left)) >> _BITS:
             raise ValueError(f"ids or merges beyond {_BITS} bits")
-        keys = _pair_keys(left, right)
-        self._size = max(3, (3 * len(left)).bit_length())
-        while (owners := self._place(keys, self._size)) is None:
-            self._size += 1
-        self._slots = np.full(len(owners), _EMPTY)
-        taken = np.flatnonzero(owners >= 0)
-        self._slots[taken] = keys[owners[taken]] << _BITS | owners[taken]
+        bits = max(top, _SPARE * len(left)).bit_length()
+        while (numbers := _place(left, right, top + 1, bits)) is None:
+            bits += 1
+        self._numbers = numbers
+        self._slots = np.full(1 << bits, _EMPTY)
+        self._slots[numbers[left] ^ right] = left.astype(np.int64) << _BITS | np.arange(len(left))
 
     def ranks(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """int32, shaped as the ids: the rank of each pair, NONE where it is no merge."""
-        keys = _pair_keys(left, right)
-        first = self._slots.take(_hash(keys, _SPREAD, self._size), mode="clip")
-        second = self._slots.take(_hash(keys, _OTHER_SPREAD, self._size), mode="clip")
-        is_first = first >> _BITS == keys
-        is_second = second >> _BITS == keys
-        np.copyto(first, second, where=is_second)
-        first &= (1 << _BITS) - 1
-        is_second |= is_first
-        np.copyto(first, NONE, where=~is_second)
-        return first.astype(np.int32)
-
-    @staticmethod
-    def _place(keys: np.ndarray, size: int) -> np.ndarray | None:
-        """int64 [2**size]: the key that gets each slot, -1 for none; None if it cannot be done."""
-        slots = np.stack([_hash(keys, spread, size) for spread in (_SPREAD, _OTHER_SPREAD)])
-        owners = np.full(1 << size, -1)
-        pending, at = np.arange(len(keys)), np.zeros(len(keys), np.int64)
-        for _ in range(200):
-            if not pending.size:
-                return owners
-            wanted = slots[at[pending], pending]
-            turned_out = np.unique(owners[wanted])
-            owners[wanted] = pending  # of several takers one wins
-            lost = pending[owners[wanted] != pending]
-            pending = np.concatenate([lost, turned_out[turned_out >= 0]])
-            at[pending] ^= 1
-        return None
+        slots = self._numbers.take(left, mode="clip")
+        slots ^= right
+        held = self._slots.take(slots, mode="clip")
+        is_other = held >> _BITS != left
+        ranks = held.astype(np.int32)  # which leaves some bits of the left id
+        ranks &= (1 << _BITS) - 1
+        np.copyto(ranks, NONE, where=is_other)
+        return ranks
 
 
-def _hash(keys: np.ndarray, spread: np.uint64, bits: int) -> np.ndarray:
-    hashes = keys.view(np.uint64) * spread
-    hashes >>= np.uint64(64 - bits)
-    return hashes.view(np.int64)
+def _place(left: np.ndarray, right: np.ndarray, size: int, bits: int) -> np.ndarray | None:
+    """int64 [size]: a number for each left id; None if that cannot be done.
+
+    Rows, the pairs of one left id, try numbers at random, the longest ones first.
+    """
+    order = np.argsort(left, kind="stable")
+    right = right[order]
+    ids, starts, lengths = np.unique(left[order], return_index=True, return_counts=True)
+    numbers = np.zeros(size, np.int64)
+    is_taken = np.zeros(1 << bits, bool)
+    is_taken[0] = True  # where pairs with a GAP look
+    claims = np.empty(1 << bits, np.int64)
+    rng = np.random.default_rng(0)
+    for rows in _by_length(lengths):
+        for _ in range(_TRIALS):
+            tried = rng.integers(0, 1 << bits, len(rows))
+            pairs = spans(starts[rows], lengths[rows])
+            row = np.repeat(np.arange(len(rows)), lengths[rows])
+            slots = tried[row] ^ right[pairs]
+            claims[slots] = row  # of several rows with one slot one wins
+            is_free = claims[slots] == row
+            is_free &= ~is_taken[slots]
+            is_placed = np.logical_and.reduceat(is_free, np.cumsum(lengths[rows]) - lengths[rows])
+            is_taken[slots[is_placed[row]]] = True
+            numbers[ids[rows[is_placed]]] = tried[is_placed]
+            rows = rows[~is_placed]
+            if not rows.size:
+                break
+        else:
+            return None
+    return numbers
 
 
-def _pair_keys(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """int64: below 2**42 for ids, negative where one of them is no id but GAP."""
-    keys = left.astype(np.int64)
-    keys <<= _BITS
-    keys |= right
-    return keys
+def _by_length(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers of rows, longest first, in lots of which none is twice as long as another."""
+    rows = np.argsort(-lengths, kind="stable")
+    while rows.size:
+        count = int(np.searchsorted(-2 * lengths[rows], -lengths[rows[0]], "left"))
+        yield rows[:count]
+        rows = rows[count:]
 
 
 def highest(ids: np.ndarray) -> int:
+    """The highest of the ids, 0 if there are none."""
     return int(ids.max()) if len(ids) else 0
