@@ -84,9 +84,7 @@ class Merges:
             self._merge_short(merged_ids, merged_lengths, starts, lot)
         return merged_ids[spans(starts, merged_lengths)], merged_lengths
 
-    def _merge_certain(
-        self, ids: np.ndarray, lengths: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _merge_certain(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Copies of both, in which pairs that are certain to merge first are merged."""
         if self._certain is None:
             return ids.copy(), lengths.copy()
