@@ -54,7 +54,7 @@ def _place(left: np.ndarray, right: np.ndarray, size: int, bits: int) -> np.ndar
     ids, starts, lengths = np.unique(left[order], return_index=True, return_counts=True)
     numbers = np.zeros(size, np.int64)
     is_taken = np.zeros(1 << bits, bool)
-    is_taken[0] = True  # where pairs with a GAP look
+    is_taken[[0, -1]] = True  # where pairs with a GAP or with higher ids look
     claims = np.empty(1 << bits, np.int64)
     rng = np.random.default_rng(0)
     for rows in _by_length(lengths):

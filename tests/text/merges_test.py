@@ -109,6 +109,8 @@ def test_the_pair_table_equals_a_dictionary():
     table = PairTable(pairs[:, 0], pairs[:, 1])
     ranks = {tuple(pair): rank for rank, pair in enumerate(pairs.tolist())}
     asked = rng.integers(-2, 302, (50, 1000, 2))
+    asked[0] = rng.integers(-(2**31), 2**31, (1000, 2))
+    asked[1, :, 1] = rng.integers(-(2**31), 2**31, 1000)
     found = table.ranks(asked[..., 0], asked[..., 1])
     expected = [[ranks.get(tuple(pair), NONE) for pair in row] for row in asked.tolist()]
     assert found.tolist() == expected
