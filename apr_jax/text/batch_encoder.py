@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LOT = 1 << 23  # characters whose new words are merged together
 _CHUNK = 1 << 16  # words whose ids are written together, so that they stay in the cache
-_COMPILED_PIECE = 3 << 20  # bytes for one first look
+_COMPILED_PIECE = 3 << 18  # bytes for one first look
 _COMPILED_LEAST = 1 << 18  # bytes; less is quicker without it
 _WORTH = 1 << 27  # bytes after which compiling pays
 _BITS = 20  # of the least number of slots, of which half are used

@@ -15,7 +15,7 @@ from jax import lax
 from apr_jax.text.word_table import ABSENT, EMPTY, MIX, SHORT, Text, aligned
 
 _ROW_BITS = 19
-_CHUNK = 1 << 16  # words in one call
+_CHUNK = 1 << 15  # words in one call
 _NO_WORD = np.uint64(0)  # the second number of rows whose first is EMPTY, which no word has
 
 
