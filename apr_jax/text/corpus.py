@@ -1,5 +1,6 @@
 """A corpus into shards of token ids, in one folder or split into two by the documents' hashes."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from apr_jax.errors import UserError
+from apr_jax.lock import locked
 from apr_jax.progress import Progress
 from apr_jax.text import blocks
 from apr_jax.text.batches import Shards
@@ -75,7 +77,7 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
 
     Raises:
       UserError: a setting contradicts another or the tokenizer; the input cannot be read; a folder
-        holds other shards; the disk is full.
+        holds other shards, or another run is writing there; the disk is full.
     """
     sources = find_sources(config.inputs)
     tokenizer = load_tokenizer(
@@ -83,6 +85,15 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
     )
     eos_id = _eos_id(config, tokenizer)
     _check(config)
+    with contextlib.ExitStack() as locks:
+        for out in filter(None, (config.out, config.val_out)):
+            locks.enter_context(locked(out))
+        return _encode(config, sources, tokenizer, eos_id)
+
+
+def _encode(
+    config: CorpusConfig, sources: Sequence[Source], tokenizer: AnyTokenizer, eos_id: int | None
+) -> dict[str, Any]:
     settings = {part: _settings(config, tokenizer, eos_id, part) for part in ("train", "val")}
     writers = [ShardWriter(pathlib.Path(config.out), settings["train"])]
     if config.val_out:
