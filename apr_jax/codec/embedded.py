@@ -8,7 +8,7 @@ from gguf import TokenType
 
 from apr_jax.codec.bpe import Bpe
 from apr_jax.codec.errors import TokenizerLeftOut
-from apr_jax.codec.gguf_file import GgufFile
+from apr_jax.codec.gguf_file import GgufKeys
 from apr_jax.codec.reader import AprFile
 
 GGML = "tokenizer.ggml."
@@ -30,7 +30,7 @@ _SPECIAL = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token", "unk
 Embedded = tuple[dict[str, bytes], list[str]]
 
 
-def of_gguf(file: GgufFile) -> Embedded:
+def of_gguf(file: GgufKeys) -> Embedded:
     """The files that a GGUF yields, content by name, and notes on what it does not yield."""
     keys = {
         key.removeprefix(GGML): value for key, value in file.keys.items() if key.startswith(GGML)
@@ -47,7 +47,7 @@ def of_apr(file: AprFile) -> Embedded:
     return _files(keys, file.metadata.get("chat_template"), file)
 
 
-def _files(keys: Mapping[str, Any], template: Any, file: GgufFile | AprFile) -> Embedded:
+def _files(keys: Mapping[str, Any], template: Any, file: GgufKeys | AprFile) -> Embedded:
     files: dict[str, bytes] = {}
     notes = []
     if keys.get("tokens"):

@@ -41,12 +41,12 @@ def read_embedded(path: pathlib.Path, pretokenizer: str | None) -> Vocabulary:
       TokenizerError: there is none, it is incomplete, or it cannot be read without guessing.
     """
     from apr_jax.codec import embedded, open_apr
-    from apr_jax.codec.gguf_file import GgufFile
+    from apr_jax.codec.gguf_file import GgufKeys
 
     with path.open("rb") as file:
         is_gguf = file.read(len(_GGUF)) == _GGUF
     if is_gguf:
-        with GgufFile(path) as gguf:
+        with GgufKeys(path) as gguf:
             files, notes = embedded.of_gguf(gguf)
             eos_id = gguf.keys.get("tokenizer.ggml.eos_token_id")
     else:
