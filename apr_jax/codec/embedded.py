@@ -10,6 +10,7 @@ from apr_jax.codec.bpe import Bpe
 from apr_jax.codec.errors import TokenizerLeftOut
 from apr_jax.codec.gguf_file import GgufKeys
 from apr_jax.codec.reader import AprFile
+from apr_jax.codec.sentencepiece_model import sentencepiece_model
 
 GGML = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
@@ -35,7 +36,8 @@ def of_gguf(file: GgufKeys) -> Embedded:
     keys = {
         key.removeprefix(GGML): value for key, value in file.keys.items() if key.startswith(GGML)
     }
-    keys |= {key: file.array(GGML + key) for key in ("tokens", "token_type", "merges")}
+    arrays = ("tokens", "token_type", "merges", "scores")
+    keys |= {key: file.array(GGML + key) for key in arrays}
     return _files(keys, file.keys.get(TEMPLATE), file)
 
 
@@ -52,9 +54,12 @@ def _files(keys: Mapping[str, Any], template: Any, file: GgufKeys | AprFile) -> 
     notes = []
     if keys.get("tokens"):
         try:
-            content = Bpe.from_keys(keys, file.path).to_json(file.path)
-            files["tokenizer.json"] = _json(content)
-            files["tokenizer_config.json"] = _json(_config(keys))
+            if keys["model"] == "llama" and keys.get("scores"):
+                files["tokenizer.model"] = sentencepiece_model(keys, file.path)
+            else:
+                content = Bpe.from_keys(keys, file.path).to_json(file.path)
+                files["tokenizer.json"] = _json(content)
+                files["tokenizer_config.json"] = _json(_config(keys))
         except TokenizerLeftOut as error:
             notes.append(f"tokenizer left out: {error}")
     if isinstance(template, str) and files:

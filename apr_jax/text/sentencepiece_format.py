@@ -39,7 +39,9 @@ class SentencePieceTokenizer:
             size = self._processor.get_piece_size() if model else 0
             self._pieces = self._processor.id_to_piece(list(range(size)))
         except (RuntimeError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"{source}: is no SentencePiece model: copy it again") from error
+            raise TokenizerError(
+                f"{source}: is no SentencePiece model ({error}): copy it again"
+            ) from error
         if not self._pieces:
             raise TokenizerError(f"{source}: is a SentencePiece model of no pieces: copy it again")
         self.vocab_size = len(self._pieces)
