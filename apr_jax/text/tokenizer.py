@@ -20,6 +20,7 @@ from apr_jax.text.vocabulary import Normalization, Vocabulary
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
 _KNOWN_WORDS = 1 << 16  # words in the dictionary; beyond this all are forgotten
 _KNOWN_CHARACTERS = 64  # longer words hardly ever come again
+_SLICE = 1 << 21  # characters of one text that are encoded together
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
 
 
@@ -71,14 +72,20 @@ class Tokenizer:
         self._known: dict[str, list[int]] = {}  # the ids of words, for `_encode_few`
 
     def encode(self, text: str) -> np.ndarray:
-        """int32 [n]: the ids of the text. Raises TextError for lone surrogates."""
-        return self.encode_batch([text])[0]
+        """int32 [n]: the ids of the text.
+
+        Raises:
+          TextError: the text holds a lone surrogate.
+          TypeError: it is no str.
+        """
+        return self.encode_flat([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32: views on what `encode_flat` gives.
 
         Raises:
           TextError: a text holds a lone surrogate, which is no Unicode text.
+          TypeError: a text is no str, or `texts` is one itself.
         """
         ids, offsets = self.encode_flat(texts)
         return [ids[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
@@ -92,23 +99,22 @@ class Tokenizer:
 
         Raises:
           TextError: a text holds a lone surrogate, which is no Unicode text.
+          TypeError: a text is no str, or `texts` is one itself.
         """
+        texts = as_texts(texts)
         if self._rule is not None and sum(map(len, texts)) < _SMALL:
             return self._encode_few(texts)
-        if self._added is None:
-            ids, lengths = self._encode_many([self._plain(text) for text in texts])
-            return ids, np.concatenate([[0], np.cumsum(lengths)])
         parts: list[str] = []  # what lies between added tokens
         added: list[int] = []  # their ids
         parts_before: list[int] = []  # how many parts stand before each
         counts = [(0, 0)]  # of parts and added tokens, up to each text's end
         for text in texts:
-            found = self._added.split(text)
+            found = [text] if self._added is None else self._added.split(text)
             for part, content in itertools.batched(found[:-1], 2):
-                parts.append(self._plain(part))
+                parts += self._slices(self._plain(part))
                 added.append(self._added_ids[content])
                 parts_before.append(len(parts))
-            parts.append(self._plain(found[-1]))
+            parts += self._slices(self._plain(found[-1]))
             counts.append((len(parts), len(added)))
         ids, lengths = self._encode_many(parts)
         ends = np.concatenate([[0], np.cumsum(lengths)])
@@ -170,6 +176,17 @@ class Tokenizer:
             return " " + part
         return part
 
+    def _slices(self, part: str) -> list[str]:
+        """The part in slices that are cut alone as they are within it, none much above a lot."""
+        if self._rule is None or len(part) <= _SLICE:
+            return [part]
+        slices, start = [], 0
+        breaks = re.compile(self._rule.breaks)
+        while match := breaks.search(part, start + _SLICE):
+            slices.append(part[start : match.start()])
+            start = match.start()
+        return [*slices, part[start:]]
+
     def _encode_few(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """As `encode_flat`, word by word from a dictionary."""
         assert self._rule is not None
@@ -196,10 +213,24 @@ class Tokenizer:
     def _encode_many(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all parts, and how many each has. Without a rule each part is one word."""
         if self._rule is not None:
-            return self._batches.encode(parts)
+            return self._batches.encode(parts) if self._rule.joins else self._encode_plain(parts)
         texts = [part.encode() for part in parts]
         lengths = np.array([len(text) for text in texts], np.int64)
         return self._merge(np.frombuffer(b"".join(texts), np.uint8), lengths)
+
+    def _encode_plain(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `_encode_many`, word by word."""
+        assert self._rule is not None
+        rows = [np.empty(0, np.int32)]
+        for part in parts:
+            if len(self._known) > _KNOWN_WORDS:
+                self._known = {}
+            known, ids = self._known, []
+            for word in self._rule.split(part):
+                ids += known.get(word) or self._learn(word)
+            rows.append(np.array(ids, np.int32))
+        lengths = np.array([len(row) for row in rows[1:]], np.int64)
+        return np.concatenate(rows), lengths
 
     def _encode_word(self, word: bytes) -> list[int]:
         """The ids of one word."""
@@ -272,6 +303,17 @@ class Tokenizer:
         first = np.append(ids, -1)[np.cumsum(counts) - counts]
         is_whole = (counts == 1) & (first == np.array([*tokens.values()], np.int32))
         return dict(itertools.compress(tokens.items(), is_whole.tolist()))
+
+
+def as_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list. Raises TypeError for what is no text, or no list of them."""
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"texts is one {type(texts).__name__}, not a list of str")
+    texts = texts if isinstance(texts, list) else [*texts]
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {number} is a {type(text).__name__}, not a str")
+    return texts
 
 
 def lone_surrogate(text: str, at: int) -> TextError:
