@@ -221,6 +221,7 @@ def _read_lines(block: Lines, field: str, most_bad: int, contents: Contents) -> 
             file.seek(block.start)
             data = file.read(block.size)
     lines = data.split(b"\n")  # lines end at \n and nowhere else
+    del data
     if not lines[-1]:
         lines.pop()
     contents.count = len(lines)

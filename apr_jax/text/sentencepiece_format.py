@@ -65,11 +65,11 @@ class SentencePieceTokenizer:
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         texts = as_texts(texts)
-        for text in texts:
-            try:
+        try:
+            for text in texts:
                 text.encode()
-            except UnicodeEncodeError as error:
-                raise lone_surrogate(text, error.start) from error
+        except UnicodeEncodeError as error:
+            raise lone_surrogate(texts) from error
         return self._processor.encode(texts, out_type=int, num_threads=1)
 
     def decode(self, ids: Iterable[int]) -> str:

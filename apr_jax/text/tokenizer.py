@@ -3,7 +3,7 @@
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from apr_jax.errors import UserError
 from apr_jax.text.batch_encoder import BatchEncoder
 from apr_jax.text.characters import nfc
+from apr_jax.text.lots import lots
 from apr_jax.text.merges import Merges
 from apr_jax.text.pretokenizers import PRETOKENIZERS, Rule
 from apr_jax.text.ragged import spans
@@ -20,8 +21,10 @@ from apr_jax.text.vocabulary import Normalization, Vocabulary
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
 _KNOWN_WORDS = 1 << 16  # words in the dictionary; beyond this all are forgotten
 _KNOWN_CHARACTERS = 64  # longer words hardly ever come again
-_SLICE = 1 << 21  # characters of one text that are encoded together
+_SLICE = 1 << 21  # characters of one text that are normalised and encoded together
+_LOT = 1 << 23  # characters encoded before the next are looked at
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TextError(UserError):
@@ -102,24 +105,12 @@ class Tokenizer:
           TypeError: a text is no str, or `texts` is one itself.
         """
         texts = as_texts(texts)
-        if self._rule is not None and sum(map(len, texts)) < _SMALL:
-            return self._encode_few(texts)
-        parts: list[str] = []  # what lies between added tokens
-        added: list[int] = []  # their ids
-        parts_before: list[int] = []  # how many parts stand before each
-        counts = [(0, 0)]  # of parts and added tokens, up to each text's end
-        for text in texts:
-            found = [text] if self._added is None else self._added.split(text)
-            for part, content in itertools.batched(found[:-1], 2):
-                parts += self._slices(self._plain(part))
-                added.append(self._added_ids[content])
-                parts_before.append(len(parts))
-            parts += self._slices(self._plain(found[-1]))
-            counts.append((len(parts), len(added)))
-        ids, lengths = self._encode_many(parts)
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        part_counts, added_counts = np.array(counts).T
-        return _insert(ids, ends[parts_before], added), ends[part_counts] + added_counts
+        try:
+            if self._rule is not None and sum(map(len, texts)) < _SMALL:
+                return self._encode_few(texts)
+            return self._encode_lots(texts)
+        except UnicodeEncodeError as error:
+            raise lone_surrogate(texts) from error
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens included.
@@ -163,29 +154,51 @@ class Tokenizer:
     def __reduce__(self) -> tuple[type, tuple[Vocabulary]]:
         return Tokenizer, (self.vocabulary,)
 
-    def _plain(self, part: str) -> str:
-        """The part in the form that is cut into words. Raises TextError for lone surrogates."""
-        try:
-            if self.normalization == "nfc":
-                part = nfc(part)
-            elif not part.isascii():
-                part.encode()
-        except UnicodeEncodeError as error:
-            raise lone_surrogate(part, error.start) from error
-        if self.vocabulary.prefix_space and part and not part.startswith(" "):
+    def _encode_lots(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `encode_flat`, some millions of characters at a time."""
+        added: list[int] = []  # the ids of added tokens
+        parts_before: list[int] = []  # how many parts, which lie between them, stand before each
+        counts = [(0, 0)]  # of parts and added tokens, up to each text's end
+
+        def parts() -> Iterator[str]:
+            number = 0
+            for text in texts:
+                found = [text] if self._added is None else self._added.split(text)
+                for at, part in enumerate(found):
+                    if at % 2:  # what the pattern matched
+                        added.append(self._added_ids[part])
+                        parts_before.append(number)
+                        continue
+                    for slice_ in self._slices(part):
+                        number += 1
+                        yield slice_
+                counts.append((number, len(added)))
+
+        encoded = [self._encode_many(lot) for lot in lots(parts(), _LOT)]
+        ids = np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in encoded)])
+        ends = np.cumsum(np.concatenate([[0], *(lengths for _, lengths in encoded)]))
+        part_counts, added_counts = np.array(counts).T
+        return _insert(ids, ends[parts_before], added), ends[part_counts] + added_counts
+
+    def _slices(self, part: str) -> Iterator[str]:
+        """The part, plain, in slices that are cut alone as they are within it."""
+        start, is_first = 0, True
+        if self._rule is not None:
+            breaks = re.compile(self._rule.breaks)
+            while match := breaks.search(part, start + _SLICE):
+                yield self._plain(part[start : match.start()], is_first)
+                start, is_first = match.start(), False
+        yield self._plain(part[start:], is_first)
+
+    def _plain(self, part: str, is_first: bool = True) -> str:
+        """The form that is cut into words. Raises UnicodeEncodeError for lone surrogates."""
+        if self.normalization == "nfc":
+            part = nfc(part)
+        elif not part.isascii():
+            part.encode()
+        if self.vocabulary.prefix_space and is_first and part and not part.startswith(" "):
             return " " + part
         return part
-
-    def _slices(self, part: str) -> list[str]:
-        """The part in slices that are cut alone as they are within it, none much above a lot."""
-        if self._rule is None or len(part) <= _SLICE:
-            return [part]
-        slices, start = [], 0
-        breaks = re.compile(self._rule.breaks)
-        while match := breaks.search(part, start + _SLICE):
-            slices.append(part[start : match.start()])
-            start = match.start()
-        return [*slices, part[start:]]
 
     def _encode_few(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """As `encode_flat`, word by word from a dictionary."""
@@ -316,11 +329,14 @@ def as_texts(texts: Sequence[str]) -> list[str]:
     return texts
 
 
-def lone_surrogate(text: str, at: int) -> TextError:
-    """The error for a text with a lone surrogate at this character."""
+def lone_surrogate(texts: Sequence[str]) -> TextError:
+    """The error for texts with a lone surrogate: it names the first."""
+    found = ((number, _SURROGATE.search(text)) for number, text in enumerate(texts))
+    number, match = next((number, match) for number, match in found if match)
+    which = "the text" if len(texts) == 1 else f"text {number}"
     return TextError(
-        f"character {at} of the text is the lone surrogate U+{ord(text[at]):04X}, which is no "
-        "Unicode text: repair the input"
+        f"character {match.start()} of {which} is the lone surrogate U+{ord(match[0]):04X}, which "
+        "is no Unicode text: repair the input"
     )
 
 

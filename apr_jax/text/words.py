@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from apr_jax.errors import UserError
 from apr_jax.progress import Progress
 from apr_jax.text.characters import nfc
+from apr_jax.text.lots import lots
 from apr_jax.text.pretokenizers import PRETOKENIZERS
 from apr_jax.text.vocabulary import NORMALIZATIONS, Normalization
 from apr_jax.text.word_counter import WordCounter
@@ -58,7 +59,7 @@ def count_words(
     counter = _counter(pretokenizer, {})
     forgotten = 0
     with Progress("counting words", None, "documents") as progress:
-        for texts in _lots(normalized(documents, normalization)):
+        for texts in lots(normalized(documents, normalization), _LOT):
             counter.update(texts)
             if len(counter) > max_words:
                 counts = collections.Counter(counter.counts)
@@ -109,20 +110,6 @@ def _counter(pretokenizer: str | None, counts: Mapping[bytes, int]) -> WordCount
         return _PlainCounter(lambda text: [text], counts)
     rule = PRETOKENIZERS[pretokenizer]
     return WordCounter(rule, counts) if rule.joins else _PlainCounter(rule.split, counts)
-
-
-def _lots(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts in lists that hold about as much, but for longer texts."""
-    lot: list[str] = []
-    size = 0
-    for text in texts:
-        lot.append(text)
-        size += len(text)
-        if size >= _LOT:
-            yield lot
-            lot, size = [], 0
-    if lot:
-        yield lot
 
 
 def _refuse_surrogates(number: int, text: str) -> None:

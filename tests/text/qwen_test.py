@@ -172,6 +172,7 @@ def test_negative_ids_and_lone_surrogates_are_refused(qwen):
 
 def test_slices_of_a_long_text_give_its_ids(qwen, qwen_hf, monkeypatch):
     monkeypatch.setattr(tokenizer_lib, "_SLICE", 40)
+    monkeypatch.setattr(tokenizer_lib, "_LOT", 400)
     text = " ".join(random_texts(9, 300)) + "a\n\nb<|im_end|>\n" * 50
     assert qwen.encode(text).tolist() == qwen_hf.encode(text).ids
     plain = Tokenizer(dataclasses.replace(qwen.vocabulary, pretokenizer="o200k"))
