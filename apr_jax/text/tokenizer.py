@@ -169,7 +169,8 @@ class Tokenizer:
                         added.append(self._added_ids[part])
                         parts_before.append(number)
                         continue
-                    for slice_ in self._slices(part):
+                    slices = self._slices(part) if len(part) > _SLICE else (self._plain(part),)
+                    for slice_ in slices:
                         number += 1
                         yield slice_
                 counts.append((number, len(added)))
@@ -323,9 +324,10 @@ def as_texts(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str | bytes):
         raise TypeError(f"texts is one {type(texts).__name__}, not a list of str")
     texts = texts if isinstance(texts, list) else [*texts]
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"text {number} is a {type(text).__name__}, not a str")
+    for kind in set(map(type, texts)):
+        if not issubclass(kind, str):
+            number = next(at for at, text in enumerate(texts) if type(text) is kind)
+            raise TypeError(f"text {number} is a {kind.__name__}, not a str")
     return texts
 
 
