@@ -16,7 +16,7 @@ from apr_jax.text.batches import Shards
 from apr_jax.text.block_encoder import DIGEST, BlockEncoder, Task, hash_of, is_held_out
 from apr_jax.text.loading import AnyTokenizer, load_tokenizer
 from apr_jax.text.shard_writer import ShardWriter
-from apr_jax.text.sources import Source, find_sources
+from apr_jax.text.sources import Source, Sources, find_sources
 from apr_jax.text.statistics import corpus_statistics
 from apr_jax.text.workers import Workers, default_count
 
@@ -92,7 +92,7 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
 
 
 def _encode(
-    config: CorpusConfig, sources: Sequence[Source], tokenizer: AnyTokenizer, eos_id: int | None
+    config: CorpusConfig, sources: Sources, tokenizer: AnyTokenizer, eos_id: int | None
 ) -> dict[str, Any]:
     settings = {part: _settings(config, tokenizer, eos_id, part) for part in ("train", "val")}
     writers = [ShardWriter(pathlib.Path(config.out), settings["train"])]
@@ -106,11 +106,11 @@ def _encode(
         eos_first=config.eos_policy == "between",
         val_fraction=config.val_fraction if config.val_out else None,
     )
-    tally = blocks.Tally(config.max_bad)
-    total = sum(source.size for source in sources)
+    tally = blocks.Tally(config.max_bad, sources.hidden)
+    total = sum(source.size for source in sources.files)
     count = config.workers or min(default_count(), 1 + total // _WORTH_A_WORKER)
     with Workers(count, encoder) as workers, Progress("encoding", total, "B") as progress:
-        _write(config, sources, workers, writers, tally, progress)
+        _write(config, sources.files, workers, writers, tally, progress)
     space = tokenizer.encode(" ")
     notes = {
         "inputs": list(config.inputs),

@@ -87,7 +87,7 @@ def test_the_manifest_tells_all(config):
     assert manifest["normalization"] == "nfc"
     assert manifest["documents"] == len(TEXTS)
     assert manifest["bytes"] == sum(len(text.encode()) for text in TEXTS)
-    assert manifest["skipped"] == {"blank": 1, "no_field": 0, "bad": 0}
+    assert manifest["skipped"] == {"blank": 1, "no_field": 0, "hidden": 0, "bad": 0}
     for key in ("tokens", "documents", "bytes"):
         assert manifest[key] == sum(shard[key] for shard in manifest["shards"])
     shards = Shards(config.out)
@@ -372,7 +372,7 @@ def test_the_last_documents_may_be_empty(config, tmp_path):
     for _ in range(2):
         assert encode_corpus(config)["documents"] == 3
     corpus.write_text('{"content": ""}')
-    with pytest.raises(ShardError, match=r"not one token fell to this folder \(1 documents\)"):
+    with pytest.raises(ShardError, match=r"not one token fell to this folder \(1 document\)"):
         encode_corpus(dataclasses.replace(config, out=str(tmp_path / "empty")))
 
 
