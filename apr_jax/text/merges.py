@@ -207,7 +207,7 @@ class _CertainPairs:
         is_made[merges.result] = True
         plain = np.flatnonzero(~is_made)[:_PLAIN]
         self._width = width = len(plain) + 1
-        self._row = np.full(highest + 1, len(plain))
+        self._row = np.full(highest + 2, len(plain))  # the last one is of all ids above
         self._row[plain] = np.arange(len(plain))
         first, last = self._row.copy(), self._row.copy()
         while True:  # from the ids that merges make down to what they begin and end with
@@ -229,7 +229,7 @@ class _CertainPairs:
         ids, ends = ids.copy(), np.cumsum(lengths)
         if ids.size < 2:
             return ids, lengths.copy()
-        row = self._row.take(ids)
+        row = self._row.take(ids, mode="clip")
         pairs = row[:-1] * self._width + row[1:]
         rank, before, after = (
             table_PP.reshape(-1).take(pairs)
