@@ -54,7 +54,7 @@ def _files(keys: Mapping[str, Any], template: Any, file: GgufKeys | AprFile) -> 
     notes = []
     if keys.get("tokens"):
         try:
-            if keys["model"] == "llama" and keys.get("scores"):
+            if keys.get("model") == "llama" and keys.get("scores"):
                 files["tokenizer.model"] = sentencepiece_model(keys, file.path)
             else:
                 content = Bpe.from_keys(keys, file.path).to_json(file.path)
