@@ -19,3 +19,8 @@ def _printable(character: str) -> str:
 def short(text: str) -> str:
     """`text` for a message, cut at 80 characters: what a file holds can be of any length."""
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def counted(number: int, noun: str) -> str:
+    """How many there are: 1 document, 2 documents."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

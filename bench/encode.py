@@ -19,8 +19,8 @@ from absl import flags
 
 from apr_jax.text.corpus import CorpusConfig, encode_corpus
 from apr_jax.text.workers import default_count
+from bench.vocabularies import qwen_tokenizer_json
 from experiments import program
-from tests.text.qwen import qwen_tokenizer_json
 
 _CORPUS = flags.DEFINE_string(
     "corpus", None, "Folder whose files are encoded; unset for the standard library."

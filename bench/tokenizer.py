@@ -23,8 +23,8 @@ from absl import flags
 
 from apr_jax.text import load_tokenizer
 from apr_jax.text.alphabet import unspell
+from bench.vocabularies import qwen_tokenizer_json
 from experiments import program
-from tests.text.qwen import qwen_tokenizer_json
 
 _CORPUS = flags.DEFINE_string(
     "corpus", None, "Folder whose files are encoded; unset for the standard library."

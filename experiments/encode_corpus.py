@@ -4,6 +4,7 @@ import time
 
 from absl import flags
 
+from apr_jax.errors import counted
 from apr_jax.text.compat import WARNING
 from apr_jax.text.corpus import EOS_POLICIES, CorpusConfig, encode_corpus
 from apr_jax.text.loading import COMPATS
@@ -13,7 +14,8 @@ from experiments.program import report, run
 _INPUT = flags.DEFINE_multi_string(
     "input",
     None,
-    "JSONL, Parquet or text file, also compressed, or folder of them; may be repeated.",
+    "JSONL, Parquet or text file, also compressed, or folder of them, but for hidden ones; may be "
+    "repeated.",
     required=True,
 )
 _TOKENIZER = flags.DEFINE_string(
@@ -101,10 +103,10 @@ def main() -> int:
 
 def _line(folder: str, part: dict) -> str:
     return (
-        f"{folder}: {part['tokens']:,} tokens of {part['documents']:,} documents in "
-        f"{part['shards']:,} shards; {part['bytes_per_token']:.2f} bytes a token, "
+        f"{folder}: {counted(part['tokens'], 'token')} of {counted(part['documents'], 'document')} "
+        f"in {counted(part['shards'], 'shard')}; {part['bytes_per_token']:.2f} bytes a token, "
         f"{part['entropy_bits']:.2f} of {part['entropy_ceiling_bits']:.2f} bits, "
-        f"{part['distinct_tokens']:,} distinct tokens"
+        f"{counted(part['distinct_tokens'], 'distinct token')}"
     )
 
 

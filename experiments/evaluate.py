@@ -41,6 +41,7 @@ flags.mark_flags_as_required(["apr", "shards", "out"])
 def main() -> int:
     """Run with the flags; 0 when the model knows more than a uniform guess."""
     shards, parallel = Shards(_SHARDS.value), DataParallel(_PARALLEL.value)
+    shards.verify()
     with open_checkpoint(_APR.value) as checkpoint:
         config = checkpoint.config
         require_positions(checkpoint, _SEQ.value)

@@ -15,11 +15,19 @@ _START = flags.DEFINE_integer("start", 0, "Token at which the window begins.", l
 _TOKENS = flags.DEFINE_integer(
     "tokens", 0, "Tokens in the window; 0 takes all that follow.", lower_bound=0
 )
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "Read all shards and compare them with the manifest's hashes."
+)
 _OUT = flags.DEFINE_string("out", None, "Folder for report.json; unset writes none.")
 flags.mark_flag_as_required("shards")
 
 # What a manifest says of all shards; what it says of each one is in the file itself.
 _SHOWN = ("tokenizer_sha256", "vocab_size", "normalization", "eos_policy", "eos_id", "compat")
+_HASHES = {
+    None: "hashes: not compared, --verify does",
+    False: "hashes: there are none to compare with",
+    True: "hashes: all as in the manifest",
+}
 
 
 def main() -> int:
@@ -32,11 +40,13 @@ def main() -> int:
             f"{_SHARDS.value}: the window {start}:{stop} is not inside its {shards.num_tokens} "
             "tokens; choose another --start and --tokens"
         )
+    verified = shards.verify() if _VERIFY.value else None
     window = statistics(shards, start, stop)
     manifest = shards.manifest or {"eos_id": shards.eos_id}
     settings = {key: manifest[key] for key in _SHOWN if key in manifest}
     values = {"all_tokens": shards.num_tokens, "window": window, "settings": settings}
-    lines = [f"{_SHARDS.value}: {shards.num_tokens:,} tokens"]
+    values["verified"] = verified
+    lines = [f"{_SHARDS.value}: {shards.num_tokens:,} tokens", f"  {_HASHES[verified]}"]
     lines += [f"  {key}: {value}" for key, value in settings.items()]
     lines += [f"window {start:,} to {stop:,}", *map(_line, window.items())]
     program.report(_OUT.value, values, lines)

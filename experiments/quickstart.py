@@ -23,7 +23,7 @@ from apr_jax.model import init_params, to_named
 from apr_jax.text import Tokenizer, load_tokenizer
 from apr_jax.text.corpus import CorpusConfig, encode_corpus, split_of
 from apr_jax.text.documents import read_documents
-from apr_jax.text.hex_format import hf_config, write_hex
+from apr_jax.text.hex_format import hex_config, write_hex
 from apr_jax.text.trainer import train_bpe
 from apr_jax.train import TrainConfig, train
 from experiments import program
@@ -128,7 +128,7 @@ def write_model(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
         save_file(tensors, new / "model.safetensors", {"format": "pt"})
         write_json(new / "config.json", config.to_hf("float32"))
         write_json(new / "tokenizer.json", tokenizer.to_tokenizer_json())
-        write_json(new / "tokenizer_config.json", hf_config())
+        write_json(new / "tokenizer_config.json", hex_config())
 
 
 def settings(out: pathlib.Path) -> TrainConfig:

@@ -8,7 +8,8 @@ from typing import Any
 
 from absl import flags
 
-from apr_jax.errors import UserError
+from apr_jax.errors import UserError, counted
+from apr_jax.lock import locked
 from apr_jax.text import Tokenizer
 from apr_jax.text.documents import Documents, read_documents
 from apr_jax.text.hex_format import write_hex
@@ -20,7 +21,11 @@ from apr_jax.text.words import MAX_WORDS, count_words
 from experiments.program import report, run
 
 _INPUT = flags.DEFINE_multi_string(
-    "input", None, "JSONL file, text file or folder of them; may be repeated.", required=True
+    "input",
+    None,
+    "JSONL, Parquet or text file, also compressed, or folder of them, but for hidden ones; may be "
+    "repeated.",
+    required=True,
 )
 _OUT = flags.DEFINE_string("out", None, "Folder for the tokenizer.", required=True)
 _FORMAT = flags.DEFINE_enum(
@@ -61,7 +66,9 @@ _MAX_WORDS = flags.DEFINE_integer(
     "rarest half is forgotten, and the report says how much that was.",
     lower_bound=2,
 )
-_CONTENT_FIELD = flags.DEFINE_string("content_field", "content", "Key of the text in JSONL.")
+_CONTENT_FIELD = flags.DEFINE_string(
+    "content_field", "content", "Key of the text in JSONL, its column in Parquet."
+)
 _MAX_BAD = flags.DEFINE_integer(
     "max_bad", 0, "Damaged lines or files that may be skipped; 0 stops at the first.", lower_bound=0
 )
@@ -71,7 +78,8 @@ def main() -> int:
     documents = read_documents(_INPUT.value, _CONTENT_FIELD.value, _MAX_BAD.value)
     out = pathlib.Path(_OUT.value)
     learn = _learn_hex if _FORMAT.value == "hex" else _learn_byte_level
-    tokenizer, learned_from = learn(documents, out)
+    with locked(out):
+        tokenizer, learned_from = learn(documents, out)
     values = {
         "algorithm": "bpe",
         "format": _FORMAT.value,
@@ -83,7 +91,9 @@ def main() -> int:
         "normalization": tokenizer.normalization,
         "tokenizer_sha256": tokenizer.sha256,
     }
-    summary = [f"{tokenizer.vocab_size:,} tokens from {documents.count:,} documents, in {out}"]
+    summary = [
+        f"{tokenizer.vocab_size:,} tokens from {counted(documents.count, 'document')}, in {out}"
+    ]
     if tokenizer.vocab_size < _VOCAB_SIZE.value:
         summary.append(
             f"fewer than the {_VOCAB_SIZE.value:,} asked for: no other pair occurs "

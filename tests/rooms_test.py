@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-SHARED = {"apr_jax.errors", "apr_jax.files", "apr_jax.progress"}
+SHARED = {"apr_jax.errors", "apr_jax.files", "apr_jax.lock", "apr_jax.progress"}
 MAY_IMPORT = {
     "apr_jax/codec": {"apr_jax.codec"},
     "apr_jax/text": {"apr_jax.text", "apr_jax.codec"},

@@ -44,6 +44,9 @@ _BYTE_LEVEL = {
 }
 _BYTE_LEVEL_WORDS = _BYTE_LEVEL | {"use_regex": True}  # by GPT-2's expression
 
+_DIGITS_FIRST = _Rule(({"type": "Digits", "individual_digits": True}, _BYTE_LEVEL_WORDS))
+
+# Of names for one rule the first is written.
 _RULES = {
     "qwen2": _Rule(
         (
@@ -65,7 +68,9 @@ _RULES = {
         ),
         ignore_merges=True,
     ),
-    "smollm": _Rule(({"type": "Digits", "individual_digits": True}, _BYTE_LEVEL_WORDS)),
+    "smollm": _DIGITS_FIRST,
+    "starcoder": _DIGITS_FIRST,
+    "refact": _DIGITS_FIRST,
     "gpt-2": _Rule((_BYTE_LEVEL_WORDS,)),
 }
 _DEFAULTS = {"add_prefix_space": True, "use_regex": True, "individual_digits": False}

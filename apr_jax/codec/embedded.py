@@ -8,8 +8,9 @@ from gguf import TokenType
 
 from apr_jax.codec.bpe import Bpe
 from apr_jax.codec.errors import TokenizerLeftOut
-from apr_jax.codec.gguf_file import GgufFile
+from apr_jax.codec.gguf_file import GgufKeys
 from apr_jax.codec.reader import AprFile
+from apr_jax.codec.sentencepiece_model import sentencepiece_model
 
 GGML = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
@@ -30,12 +31,13 @@ _SPECIAL = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token", "unk
 Embedded = tuple[dict[str, bytes], list[str]]
 
 
-def of_gguf(file: GgufFile) -> Embedded:
+def of_gguf(file: GgufKeys) -> Embedded:
     """The files that a GGUF yields, content by name, and notes on what it does not yield."""
     keys = {
         key.removeprefix(GGML): value for key, value in file.keys.items() if key.startswith(GGML)
     }
-    keys |= {key: file.array(GGML + key) for key in ("tokens", "token_type", "merges")}
+    arrays = ("tokens", "token_type", "merges", "scores")
+    keys |= {key: file.array(GGML + key) for key in arrays}
     return _files(keys, file.keys.get(TEMPLATE), file)
 
 
@@ -47,14 +49,17 @@ def of_apr(file: AprFile) -> Embedded:
     return _files(keys, file.metadata.get("chat_template"), file)
 
 
-def _files(keys: Mapping[str, Any], template: Any, file: GgufFile | AprFile) -> Embedded:
+def _files(keys: Mapping[str, Any], template: Any, file: GgufKeys | AprFile) -> Embedded:
     files: dict[str, bytes] = {}
     notes = []
     if keys.get("tokens"):
         try:
-            content = Bpe.from_keys(keys, file.path).to_json(file.path)
-            files["tokenizer.json"] = _json(content)
-            files["tokenizer_config.json"] = _json(_config(keys))
+            if keys.get("model") == "llama" and keys.get("scores"):
+                files["tokenizer.model"] = sentencepiece_model(keys, file.path)
+            else:
+                content = Bpe.from_keys(keys, file.path).to_json(file.path)
+                files["tokenizer.json"] = _json(content)
+                files["tokenizer_config.json"] = _json(_config(keys))
         except TokenizerLeftOut as error:
             notes.append(f"tokenizer left out: {error}")
     if isinstance(template, str) and files:

@@ -33,26 +33,18 @@ class GgufTensor:
     stored: str
 
 
-class GgufFile:
-    """An open GGUF file of a supported architecture. A context manager.
+class GgufKeys:
+    """The keys of an open GGUF file, of any architecture, with tensors or without.
 
-    Names are HuggingFace's, shapes are [out, in], and the rows of q and k lie as HuggingFace has
-    them. Types that `.apr` files cannot hold are read as float32.
+    A context manager.
 
     Attributes:
       path: the file.
       keys: its keys with their values, but for the arrays of the tokenizer.
-      names: the tensors' names, sorted.
-      config: the configuration; the head is tied when none is stored.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Read keys and places; no tensor is read yet.
-
-        Raises:
-          InvalidGguf: the file is damaged, or not as the format has it.
-          ConfigError: another architecture, or an incomplete configuration.
-        """
+        """Raises InvalidGguf when the file is damaged, or not as the format has it."""
         self.path = pathlib.Path(path)
         self._reader: _Reader | None = _open(self.path)
         self.keys = {
@@ -60,16 +52,6 @@ class GgufFile:
             for name, field in self._reader.fields.items()
             if field.types[0] != gguf.GGUFValueType.ARRAY or not name.startswith(_ARRAYS)
         }
-        self._tensors = self._named()
-        self.names = sorted(self._tensors)
-        if EMBEDDING not in self._tensors or not self.info(EMBEDDING).shape:
-            raise InvalidGguf(self.path, "has no token_embd.weight; take a whole model's file")
-        self.config: Qwen2Config = gguf_map.read_config(
-            self.keys,
-            self.info(EMBEDDING).shape[0],
-            tied=HEAD not in self._tensors,
-            source=str(self.path),
-        )
 
     def array(self, key: str) -> list[Any] | None:
         """The array under a key, None if there is none.
@@ -89,6 +71,58 @@ class GgufFile:
             return [text.decode() for text in _strings(memoryview(values.data))]
         except UnicodeDecodeError as error:
             raise InvalidGguf(self.path, f"{key} is not sound ({error})") from error
+
+    def close(self) -> None:
+        """Let go of the file. Arrays that were read stay valid."""
+        self._reader = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> "_Reader":
+        if self._reader is None:
+            raise ClosedError(self.path, "has been closed; read inside the with block")
+        return self._reader
+
+    def _contents(self, key: str) -> Any:
+        try:
+            return self._open().fields[key].contents()
+        except ValueError as error:
+            raise InvalidGguf(self.path, f"{key!r} is not sound ({error})") from error
+
+
+class GgufFile(GgufKeys):
+    """An open GGUF file of a supported architecture: its keys and tensors.
+
+    Names are HuggingFace's, shapes are [out, in], and the rows of q and k lie as HuggingFace has
+    them. Types that `.apr` files cannot hold are read as float32.
+
+    Attributes:
+      names: the tensors' names, sorted.
+      config: the configuration; the head is tied when none is stored.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Read keys and places; no tensor is read yet.
+
+        Raises:
+          InvalidGguf: the file is damaged, or not as the format has it.
+          ConfigError: another architecture, or an incomplete configuration.
+        """
+        super().__init__(path)
+        self._tensors = self._named()
+        self.names = sorted(self._tensors)
+        if EMBEDDING not in self._tensors or not self.info(EMBEDDING).shape:
+            raise InvalidGguf(self.path, "has no token_embd.weight; take a whole model's file")
+        self.config: Qwen2Config = gguf_map.read_config(
+            self.keys,
+            self.info(EMBEDDING).shape[0],
+            tied=HEAD not in self._tensors,
+            source=str(self.path),
+        )
 
     def info(self, name: str) -> GgufTensor:
         """Type and shape of one tensor.
@@ -136,26 +170,8 @@ class GgufFile:
             return gguf_map.to_our_rows(name, values, self.config)
 
     def close(self) -> None:
-        """Let go of the file. Arrays that were read stay valid."""
-        self._reader = None
+        super().close()
         self._tensors = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _open(self) -> "_Reader":
-        if self._reader is None:
-            raise ClosedError(self.path, "has been closed; read inside the with block")
-        return self._reader
-
-    def _contents(self, key: str) -> Any:
-        try:
-            return self._open().fields[key].contents()
-        except ValueError as error:
-            raise InvalidGguf(self.path, f"{key!r} is not sound ({error})") from error
 
     def _named(self) -> dict[str, gguf.ReaderTensor]:
         tensors: dict[str, gguf.ReaderTensor] = {}

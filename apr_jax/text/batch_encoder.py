@@ -2,11 +2,11 @@
 
 Texts stand one behind another with dividers between, and are gone through in pieces that fit the
 cache. In each `cutting.Cutter` finds where words start, and `word_table.WordTable` what ids they
-have. Words that it does not know are collected over a whole lot, merged together and kept.
+have. Words that it does not know are collected, merged together and kept.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,6 @@ from apr_jax.text.word_table import ABSENT, LONGEST, SHORT, Text, WordTable
 if TYPE_CHECKING:
     from apr_jax.text.first_look import FirstLook
 
-_LOT = 1 << 23  # characters whose new words are merged together
 _CHUNK = 1 << 16  # words whose ids are written together, so that they stay in the cache
 _COMPILED_PIECE = 3 << 18  # bytes for one first look
 _COMPILED_LEAST = 1 << 18  # bytes; less is quicker without it
@@ -83,23 +82,18 @@ class BatchEncoder:
 
     def encode(self, texts: Sequence[str]) -> _Ragged:
         """The ids (int32) of all texts one behind another, and how many each has (int64)."""
-        parts: list[_Ragged] = []
-        for lot in _lots(texts):
-            with self._lock:
-                try:
-                    if self._room < _LEAST_ROOM:
-                        self._forget()
-                    parts.append(self._encode_lot(lot))
-                except BaseException:
-                    self._forget()  # what was being learned is not to be trusted
-                    raise
-            self._encoded += sum(map(len, lot))
-            if self._first_look is None and self._encoded >= _WORTH and jax_has_only_cpu():
-                self.compile()
-        if len(parts) == 1:  # whose copy would take longer than it looks
-            return parts[0]
-        ids = np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in parts)])
-        return ids, np.concatenate([np.empty(0, np.int64), *(lengths for _, lengths in parts)])
+        with self._lock:
+            try:
+                if self._room < _LEAST_ROOM:
+                    self._forget()
+                encoded = self._encode_lot(texts)
+            except BaseException:
+                self._forget()  # what was being learned is not to be trusted
+                raise
+        self._encoded += sum(map(len, texts))
+        if self._first_look is None and self._encoded >= _WORTH and jax_has_only_cpu():
+            self.compile()
+        return encoded
 
     def _encode_lot(self, texts: Sequence[str]) -> _Ragged:
         is_ascii = [text.isascii() for text in texts]
@@ -118,33 +112,24 @@ class BatchEncoder:
 
     def _encode_alike(self, texts: Sequence[str]) -> _Ragged:
         """The ids of texts, and how many each has. All of the texts are ASCII, or none."""
-        ids, ends, size = [], [], 0
-        for values in self._values(texts):
-            for first in range(0, len(values), _CHUNK):
-                part, ends_of_part = self._ids_of(values[first : first + _CHUNK])
-                ids.append(part)
-                ends.append(ends_of_part + size)
-                size += len(part)
-        return np.concatenate(ids), np.diff(np.concatenate(ends), prepend=0)
-
-    def _values(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
-        """int32, piece by piece: the values of the texts' words, all of which are known by then."""
-        known, unseen, size = [], [], 0
+        known, unseen = [], []
         least = 0 if self._first_look is None else _COMPILED_PIECE
         for text, bounds in cut_texts(self._cutter, texts, least):
             values = self._find(text, bounds)
             absent = np.flatnonzero(values == ABSENT)
             starts = bounds.take(absent)
             lengths = bounds.take(absent + 1) - starts
-            unseen.append((absent, text.bytes.take(spans(starts, lengths)), lengths))
             known.append(values)
-            size += len(text.bytes)
-            if size >= _LOT:
-                self._fill_in(known, unseen)
-                yield from known
-                known, unseen, size = [], [], 0
+            unseen.append((absent, text.bytes.take(spans(starts, lengths)), lengths))
         self._fill_in(known, unseen)
-        yield from known
+        ids, ends, size = [], [], 0
+        for values in known:
+            for first in range(0, len(values), _CHUNK):
+                part, ends_of_part = self._ids_of(values[first : first + _CHUNK])
+                ids.append(part)
+                ends.append(ends_of_part + size)
+                size += len(part)
+        return np.concatenate(ids), np.diff(np.concatenate(ends), prepend=0)
 
     def _find(self, text: Text, bounds: np.ndarray) -> np.ndarray:
         """int32: the value of each word from one of the bounds to the next, or ABSENT."""
@@ -156,9 +141,9 @@ class BatchEncoder:
         self, known: list[np.ndarray], unseen: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
     ) -> None:
         """Put the values of unseen words (index, bytes, lengths) where `known` has none."""
-        if not sum(len(absent) for absent, _, _ in unseen):
-            return
         lengths = np.concatenate([lengths for _, _, lengths in unseen])
+        if not lengths.size:
+            return
         values = self._learn(np.concatenate([octets for _, octets, _ in unseen]), lengths)
         for piece, (absent, _, _) in zip(known, unseen, strict=True):
             piece[absent], values = values[: len(absent)], values[len(absent) :]
@@ -215,14 +200,3 @@ class BatchEncoder:
         begins = others + np.cumsum(extra) - extra
         ids[spans(begins, counts)] = several
         return ids, begins[rows == 0]
-
-
-def _lots(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    first, size = 0, 0
-    for number, text in enumerate(texts, 1):
-        size += len(text)
-        if size >= _LOT:
-            yield texts[first:number]
-            first, size = number, 0
-    if first < len(texts):
-        yield texts[first:]

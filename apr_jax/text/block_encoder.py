@@ -68,10 +68,7 @@ class BlockEncoder:
     def __call__(self, task: Task) -> Answer:
         contents = blocks.read(task.block, self.content_field, self.most_bad)
         texts, contents.texts = contents.texts, []
-        documents = [text.encode() for text in texts]
-        digests = b"".join(map(hash_of, documents))
-        digests_D16 = np.frombuffer(digests, np.uint8).reshape(-1, DIGEST)
-        sizes = np.fromiter(map(len, documents), np.int64, len(documents))
+        digests_D16, sizes = _hashed(texts)
         sides = [np.ones(len(texts), bool)]
         if self.val_fraction is not None:
             held_out = is_held_out(digests_D16, self.val_fraction)
@@ -85,11 +82,22 @@ class BlockEncoder:
 
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         ids, offsets = self.tokenizer.encode_flat(texts)
-        ids, counts = ids.astype("<u4"), np.diff(offsets)
+        ids, counts = ids.astype("<i4", copy=False).view("<u4"), np.diff(offsets)
         if self.eos_id is None:
             return counts, ids
         places = np.cumsum(counts) - counts if self.eos_first else np.cumsum(counts)
         return counts + 1, np.insert(ids, places, self.eos_id)
+
+
+def _hashed(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The hashes of the texts, uint8 [texts, 16], and their bytes as UTF-8, int64 [texts]."""
+    digests, sizes = [], []
+    for text in texts:  # one at a time: a document can be large
+        data = text.encode()
+        digests.append(hash_of(data))
+        sizes.append(len(data))
+    digests_D16 = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST)
+    return digests_D16, np.array(sizes, np.int64)
 
 
 def hash_of(document: bytes) -> bytes:

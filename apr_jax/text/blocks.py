@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
+from apr_jax.errors import counted
 from apr_jax.text.compressed import Compressed, CorpusError
 from apr_jax.text.parquet import read_column
 from apr_jax.text.sources import Source
@@ -21,6 +22,7 @@ from apr_jax.text.sources import Source
 BLOCK = 8 << 20
 _FILES = 1000  # in a block of small ones
 _MOST = 1 << 30  # bytes of one document, which has to fit in memory many times over
+_MARK = b"\xef\xbb\xbf"  # at the start of a file it only says that UTF-8 follows
 BAD_NAMED = 100  # of the bad lines and files skipped, so many are named in reports
 
 
@@ -90,15 +92,15 @@ class Tally:
     Attributes:
       documents: how many there were.
       skipped: how much was left out: `blank` lines, lines or rows that have `no_field` with text,
-        and `bad` lines or files, which are damaged.
+        `hidden` files and folders, and `bad` lines or files, which are damaged.
       bad: the first hundred that were bad, with the reason.
     """
 
-    def __init__(self, max_bad: int) -> None:
+    def __init__(self, max_bad: int, hidden: int = 0) -> None:
         self._max_bad = max_bad
         self._before = 0  # lines or rows of the file in earlier blocks
         self.documents = 0
-        self.skipped = collections.Counter(blank=0, no_field=0, bad=0)
+        self.skipped = collections.Counter(blank=0, no_field=0, hidden=hidden, bad=0)
         self.bad: list[str] = []
 
     def add(self, block: Block, contents: Contents, documents: int) -> None:
@@ -121,8 +123,9 @@ class Tally:
     def require_some(self, files: int, content_field: str) -> None:
         """Raise CorpusError when there was no document."""
         if not self.documents:
+            skipped = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
             raise CorpusError(
-                f"no document in {files} files: skipped {dict(self.skipped)} "
+                f"no document in {counted(files, 'file')}: skipped {skipped} "
                 f"(is the text in the field {content_field!r}?)"
             )
 
@@ -220,7 +223,10 @@ def _read_lines(block: Lines, field: str, most_bad: int, contents: Contents) -> 
         with _opened(block.path) as file:
             file.seek(block.start)
             data = file.read(block.size)
+    if block.is_first:
+        data = data.removeprefix(_MARK)
     lines = data.split(b"\n")  # lines end at \n and nowhere else
+    del data
     if not lines[-1]:
         lines.pop()
     contents.count = len(lines)
@@ -241,7 +247,7 @@ def _read_lines(block: Lines, field: str, most_bad: int, contents: Contents) -> 
             if not line.strip():
                 blank += 1
             elif len(contents.bad) < most_bad:
-                contents.bad.append((index, f"not valid JSON ({error})"))
+                contents.bad.append((index, f"not valid JSON ({_reason(error)})"))
     contents.skipped.update(blank=blank, no_field=no_field)
 
 
@@ -256,7 +262,11 @@ def _read_rows(block: Rows, contents: Contents) -> None:
 def _read_texts(block: Texts, contents: Contents) -> None:
     contents.count = len(block.sources)
     for index, source in enumerate(block.sources):
-        _decode(_read_whole(source), index, contents)
+        data = _read_whole(source).removeprefix(_MARK)
+        if b"\0" in data:
+            contents.bad.append((index, f"not text (NUL at byte {data.index(0)})"))
+        else:
+            _decode(data, index, contents)
 
 
 def _decode(data: bytes, index: int, contents: Contents) -> None:
@@ -300,6 +310,15 @@ def _place(block: Block, before: int, index: int) -> str:
     if isinstance(block, Rows):
         return f"{block.path}: text {before + index + 1}"
     return f"{block.path}:{before + index + 1}"
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    """What is wrong with one line, which JSON's own messages take for a whole file."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{error.reason} of UTF-8 at byte {error.start + 1}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _refuse_constant(name: str) -> NoReturn:

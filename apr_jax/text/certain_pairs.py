@@ -27,7 +27,7 @@ class CertainPairs:
         self._result = merges.result
         plain = np.flatnonzero(merges.made_at < 0)[:_PLAIN]
         self._width = width = len(plain) + 1
-        self._row = row = np.full(len(merges.made_at), len(plain))
+        self._row = row = np.full(len(merges.made_at) + 1, len(plain))  # the last: of all ids above
         row[plain] = np.arange(len(plain))
         self._rank_PP, self._before_PP, self._after_PP = np.full((3, width, width), NONE, np.int32)
         self._before_PP[-1] = self._after_PP[:, -1] = -1  # of other ids nothing is certain
@@ -43,7 +43,7 @@ class CertainPairs:
         ids, ends = ids.copy(), np.cumsum(lengths)
         if ids.size < 2:
             return ids, lengths.copy()
-        row = self._row.take(ids)
+        row = self._row.take(ids, mode="clip")
         pairs = row[:-1] * self._width + row[1:]
         rank, before, after = (
             table_PP.reshape(-1).take(pairs)

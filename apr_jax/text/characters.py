@@ -14,6 +14,8 @@ _CODE_POINTS = 0x110000
 
 # What `fold` writes for a character outside ASCII. Each stands for its class in patterns.
 LETTER, NUMBER, SPACE, OTHER = "\xe9", "\xb2", "\xa0", "\xa1"
+# What it writes instead where the case of letters matters: LETTER is then one of no case.
+UPPER, LOWER, COMBINING = "\xc9", "\xe8", "\xa8"
 # Characters that only the pre-tokeniser `Digits` takes for numbers; all else, for others.
 NUMERIC = "\xb9"
 # What stands between texts: the lone surrogate that `surrogateescape` makes of the byte 0xFF, which
@@ -33,8 +35,10 @@ def members(table: str) -> np.ndarray:
     return np.concatenate(pieces)
 
 
-def fold(text: str) -> str:
+def fold(text: str, *, cased: bool = False) -> str:
     """The text with each character outside ASCII replaced by one that stands for its class.
+
+    With `cased` letters of two cases, and combining marks, have classes of their own.
 
     Character i of the result stands for character i of the text, so patterns over the result need
     no Unicode tables, and what they match is cut out of the text. No lone surrogates, please.
@@ -42,7 +46,8 @@ def fold(text: str) -> str:
     if text.isascii():
         return text
     points = np.frombuffer(text.encode("utf-32-le"), "<u4")
-    return classes()[points].tobytes().decode("latin-1")
+    table = _cased_classes() if cased else classes()
+    return table[points].tobytes().decode("latin-1")
 
 
 def nfc(text: str) -> str:
@@ -76,6 +81,18 @@ def classes() -> np.ndarray:
     classes[DIVIDER_POINT] = ord(DIVIDER)
     classes[:0x80] = np.arange(0x80)
     return classes
+
+
+@functools.cache
+def _cased_classes() -> np.ndarray:
+    cased = classes().copy()
+    cased[members(unicode_tables.NUMERIC)] = ord(OTHER)
+    cased[members(unicode_tables.UPPER)] = ord(UPPER)
+    cased[members(unicode_tables.LOWER)] = ord(LOWER)
+    cased[members(unicode_tables.COMBINING)] = ord(COMBINING)
+    cased[0x17F] = ord(LONG_S)
+    cased[:0x80] = np.arange(0x80)
+    return cased
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """A corpus into shards of token ids, in one folder or split into two by the documents' hashes."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -8,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from apr_jax.errors import UserError
+from apr_jax.lock import locked
 from apr_jax.progress import Progress
 from apr_jax.text import blocks
 from apr_jax.text.batches import Shards
 from apr_jax.text.block_encoder import DIGEST, BlockEncoder, Task, hash_of, is_held_out
 from apr_jax.text.loading import AnyTokenizer, load_tokenizer
 from apr_jax.text.shard_writer import ShardWriter
-from apr_jax.text.sources import Source, find_sources
+from apr_jax.text.sources import Source, Sources, find_sources
 from apr_jax.text.statistics import corpus_statistics
 from apr_jax.text.workers import Workers, default_count
 
@@ -75,7 +77,7 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
 
     Raises:
       UserError: a setting contradicts another or the tokenizer; the input cannot be read; a folder
-        holds other shards; the disk is full.
+        holds other shards, or another run is writing there; the disk is full.
     """
     sources = find_sources(config.inputs)
     tokenizer = load_tokenizer(
@@ -83,6 +85,15 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
     )
     eos_id = _eos_id(config, tokenizer)
     _check(config)
+    with contextlib.ExitStack() as locks:
+        for out in filter(None, (config.out, config.val_out)):
+            locks.enter_context(locked(out))
+        return _encode(config, sources, tokenizer, eos_id)
+
+
+def _encode(
+    config: CorpusConfig, sources: Sources, tokenizer: AnyTokenizer, eos_id: int | None
+) -> dict[str, Any]:
     settings = {part: _settings(config, tokenizer, eos_id, part) for part in ("train", "val")}
     writers = [ShardWriter(pathlib.Path(config.out), settings["train"])]
     if config.val_out:
@@ -95,11 +106,11 @@ def encode_corpus(config: CorpusConfig) -> dict[str, Any]:
         eos_first=config.eos_policy == "between",
         val_fraction=config.val_fraction if config.val_out else None,
     )
-    tally = blocks.Tally(config.max_bad)
-    total = sum(source.size for source in sources)
+    tally = blocks.Tally(config.max_bad, sources.hidden)
+    total = sum(source.size for source in sources.files)
     count = config.workers or min(default_count(), 1 + total // _WORTH_A_WORKER)
     with Workers(count, encoder) as workers, Progress("encoding", total, "B") as progress:
-        _write(config, sources, workers, writers, tally, progress)
+        _write(config, sources.files, workers, writers, tally, progress)
     space = tokenizer.encode(" ")
     notes = {
         "inputs": list(config.inputs),

@@ -20,15 +20,15 @@ class Documents:
     def __init__(self, paths: Sequence[str | os.PathLike[str]], content_field: str, max_bad: int):
         self._sources = find_sources(paths)
         self._content_field, self._max_bad = content_field, max_bad
-        self._tally = blocks.Tally(max_bad)
+        self._tally = blocks.Tally(max_bad, self._sources.hidden)
 
     def __iter__(self) -> Iterator[str]:
-        self._tally = tally = blocks.Tally(self._max_bad)
-        for block in blocks.cut(self._sources, self._content_field):
+        self._tally = tally = blocks.Tally(self._max_bad, self._sources.hidden)
+        for block in blocks.cut(self._sources.files, self._content_field):
             contents = blocks.read(block, self._content_field, self._max_bad + 1)
             tally.add(block, contents, len(contents.texts))
             yield from contents.texts
-        tally.require_some(len(self._sources), self._content_field)
+        tally.require_some(len(self._sources.files), self._content_field)
 
     @property
     def count(self) -> int:
@@ -51,8 +51,9 @@ def read_documents(
     A `.jsonl` or `.ndjson` file holds one JSON object a line, and a document is the string in
     `content_field`; a `.json` file that is named itself, or packed, could be that and is refused.
     A `.parquet` file has a document in each row of the column of that name. Any other file is one
-    document of UTF-8 text. `.gz`, `.bz2`, `.xz` and `.zst` files are unpacked on the way. A folder
-    stands for all files below it, sorted; links are followed.
+    document of UTF-8 text without NUL. `.gz`, `.bz2`, `.xz` and `.zst` files are unpacked on the
+    way. A folder stands for all files below it, sorted, but for hidden ones; links are followed. A
+    byte order mark at the start of a file is left out.
 
     Args:
       paths: files and folders.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from apr_jax.text.byte_level import byte_level
+from apr_jax.text.sentencepiece_format import SentencePieceTokenizer
 from apr_jax.text.special_tokens import SpecialTokens
 from apr_jax.text.tokenizer_json import from_tokenizer_json
 from apr_jax.text.vocabulary import TokenizerError, Vocabulary
@@ -31,7 +32,9 @@ def folder_of(path: pathlib.Path) -> pathlib.Path | None:
     return folder if companions(folder) else None
 
 
-def read_embedded(path: pathlib.Path, pretokenizer: str | None) -> Vocabulary:
+def read_embedded(
+    path: pathlib.Path, pretokenizer: str | None
+) -> Vocabulary | SentencePieceTokenizer:
     """The vocabulary in the model's metadata.
 
     A GGUF names the rule that cuts text into words. The original's `.apr` files do not: there
@@ -41,12 +44,12 @@ def read_embedded(path: pathlib.Path, pretokenizer: str | None) -> Vocabulary:
       TokenizerError: there is none, it is incomplete, or it cannot be read without guessing.
     """
     from apr_jax.codec import embedded, open_apr
-    from apr_jax.codec.gguf_file import GgufFile
+    from apr_jax.codec.gguf_file import GgufKeys
 
     with path.open("rb") as file:
         is_gguf = file.read(len(_GGUF)) == _GGUF
     if is_gguf:
-        with GgufFile(path) as gguf:
+        with GgufKeys(path) as gguf:
             files, notes = embedded.of_gguf(gguf)
             eos_id = gguf.keys.get("tokenizer.ggml.eos_token_id")
     else:
@@ -56,10 +59,12 @@ def read_embedded(path: pathlib.Path, pretokenizer: str | None) -> Vocabulary:
             if metadata.get(_VOCABULARY) and metadata.get("tokenizer.pre_type") is None:
                 return _with_eos(_of_original(path, metadata, pretokenizer), eos_id)
             files, notes = embedded.of_apr(apr)
-    if "tokenizer.json" not in files:
+    if not files:
         raise TokenizerError("; ".join(notes) or f"{path}: holds no vocabulary")
     if pretokenizer is not None and pretokenizer != "whitespace":
         raise TokenizerError(f"{path}: names its pre-tokeniser itself: leave --pretokenizer out")
+    if "tokenizer.model" in files:
+        return SentencePieceTokenizer(files["tokenizer.model"], path)
     return _with_eos(from_tokenizer_json(path, json.loads(files["tokenizer.json"])), eos_id)
 
 

@@ -92,7 +92,7 @@ def write_hex(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
     names = spelling | {token.id: token.content for token in vocabulary.added}
     ids = {names[id_]: id_ for id_ in sorted(names)}
     write_bytes(folder / "vocab.json", json.dumps(ids, indent=2).encode())
-    config = hf_config() | {"normalization": vocabulary.normalization}
+    config = hex_config() | {"normalization": vocabulary.normalization}
     write_json(folder / CONFIG, config)
     write_json(folder / "tokenizer.json", tokenizer_json(vocabulary))
     merges = vocabulary.merges_M3.tolist()
@@ -100,7 +100,7 @@ def write_hex(folder: pathlib.Path, vocabulary: Vocabulary) -> None:
     write_bytes(folder / "merges.txt", ("#version: 0.2\n" + "".join(lines)).encode())
 
 
-def hf_config() -> dict[str, Any]:
+def hex_config() -> dict[str, Any]:
     """The `tokenizer_config.json` with which `transformers` loads a hex vocabulary's tokenizer."""
     roles = ("unk_token", "bos_token", "eos_token", "pad_token", "mask_token")
     return tokenizer_config(**dict(zip(roles, SPECIALS, strict=True)))

@@ -45,14 +45,22 @@ def read_column(path: pathlib.Path, column: str) -> Iterator[tuple[bytes, np.nda
 
 
 def _check(path: pathlib.Path, column: str, schema: Any, types: Any) -> None:
-    if column not in schema.names:
+    if column in schema.names and _is_text(schema.field(column).type, types):
+        return
+    texts = [field.name for field in schema if _is_text(field.type, types)]
+    advice = (
+        f"give --content_field, one of {', '.join(map(repr, texts))}" if texts else "no column does"
+    )
+    if column in schema.names:
         raise CorpusError(
-            f"{path}: has no column {column!r}, but {', '.join(schema.names)}: give --content_field"
+            f"{path}: column {column!r} holds {schema.field(column).type}, not text: {advice}"
         )
-    kind = schema.field(column).type
+    raise CorpusError(f"{path}: has no column {column!r} that holds text: {advice}")
+
+
+def _is_text(kind: Any, types: Any) -> bool:
     value = kind.value_type if types.is_dictionary(kind) else kind
-    if not (types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)):
-        raise CorpusError(f"{path}: column {column!r} holds {kind}, not text")
+    return types.is_string(value) or types.is_large_string(value) or types.is_string_view(value)
 
 
 def _content(texts: Any) -> tuple[bytes, np.ndarray]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
-from apr_jax.text.tokenizer import TextError, lone_surrogate
+from apr_jax.text.tokenizer import TextError, as_texts, lone_surrogate
 from apr_jax.text.vocabulary import TokenizerError
 
 
@@ -39,7 +39,9 @@ class SentencePieceTokenizer:
             size = self._processor.get_piece_size() if model else 0
             self._pieces = self._processor.id_to_piece(list(range(size)))
         except (RuntimeError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"{source}: is no SentencePiece model: copy it again") from error
+            raise TokenizerError(
+                f"{source}: is no SentencePiece model ({error}): copy it again"
+            ) from error
         if not self._pieces:
             raise TokenizerError(f"{source}: is a SentencePiece model of no pieces: copy it again")
         self.vocab_size = len(self._pieces)
@@ -48,11 +50,11 @@ class SentencePieceTokenizer:
         self.sha256 = hashlib.sha256(model).hexdigest()
 
     def encode(self, text: str) -> np.ndarray:
-        """int32 [n]: the ids of the text. Raises TextError for lone surrogates."""
+        """int32 [n]: the ids of the text. Raises as that of `Tokenizer` does."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, int32. Raises TextError for lone surrogates."""
+        """The ids of each text, int32. Raises as that of `Tokenizer` does."""
         return [np.array(ids, np.int32) for ids in self._encode(texts)]
 
     def encode_flat(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -62,12 +64,13 @@ class SentencePieceTokenizer:
         return np.fromiter(itertools.chain.from_iterable(encoded), np.int32), offsets
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        for text in texts:
-            try:
+        texts = as_texts(texts)
+        try:
+            for text in texts:
                 text.encode()
-            except UnicodeEncodeError as error:
-                raise lone_surrogate(text, error.start) from error
-        return self._processor.encode(list(texts), out_type=int, num_threads=1)
+        except UnicodeEncodeError as error:
+            raise lone_surrogate(texts) from error
+        return self._processor.encode(texts, out_type=int, num_threads=1)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids by the library's rules; ids beyond the pieces stand for no text.

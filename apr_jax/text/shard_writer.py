@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from apr_jax.errors import counted
 from apr_jax.files import atomic_write, read_json, write_bytes, write_json
 from apr_jax.text.block_encoder import Encoded
 from apr_jax.text.manifest import (
@@ -105,8 +106,8 @@ class ShardWriter:
         }
         if not totals["tokens"]:
             raise ShardError(
-                f"{self.folder}: not one token fell to this folder ({totals['documents']} "
-                "documents): more input is needed"
+                f"{self.folder}: not one token fell to this folder "
+                f"({counted(totals['documents'], 'document')}): more input is needed"
             )
         table = io.BytesIO()
         np.save(table, token_bytes)

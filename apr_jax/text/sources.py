@@ -30,28 +30,52 @@ class Source:
     size: int
 
 
-def find_sources(paths: Sequence[str | os.PathLike[str]]) -> list[Source]:
-    """The files that these paths stand for, in order; a folder stands for all below it, sorted.
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The files of a corpus, in order.
 
-    Links are followed, to files and to folders.
+    Attributes:
+      files: what is read.
+      hidden: how many files and folders, of those below folders, are left out for being hidden.
+    """
+
+    files: list[Source]
+    hidden: int = 0
+
+
+def find_sources(paths: Sequence[str | os.PathLike[str]]) -> Sources:
+    """The files that these paths stand for; a folder stands for all below it, sorted.
+
+    Links are followed, to files and to folders. What is hidden, as `.git`, is taken only where
+    `paths` name it.
 
     Raises:
       CorpusError: a path is missing, not a regular file, or of a kind that cannot be read; a
         folder is empty, or a link in it leads back to a folder above.
     """
-    return [source for path in paths for source in _sources(pathlib.Path(path))]
+    files: list[Source] = []
+    hidden = 0
+    for path in map(pathlib.Path, paths):
+        if not path.is_dir():
+            files.append(_source(path, named=True))
+            continue
+        found = sorted(_walk(path, ()))
+        shown = [file for file in found if not _is_hidden(file)]
+        if not shown:
+            raise CorpusError(
+                f"{path}: the folder holds no files{' but hidden ones' * bool(found)}"
+            )
+        files += map(_source, shown)
+        hidden += len(found) - len(shown)
+    return Sources(files, hidden)
 
 
-def _sources(path: pathlib.Path) -> list[Source]:
-    if not path.is_dir():
-        return [_source(path, named=True)]
-    files = sorted(_walk(path, ()))
-    if not files:
-        raise CorpusError(f"{path}: the folder holds no files")
-    return [_source(file) for file in files]
+def _is_hidden(path: pathlib.Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _walk(folder: pathlib.Path, above: tuple[tuple[int, int], ...]) -> Iterator[pathlib.Path]:
+    """The files below the folder, and the hidden folders, which are not gone into."""
     status = folder.stat()
     identity = status.st_dev, status.st_ino
     if identity in above:
@@ -61,7 +85,7 @@ def _walk(folder: pathlib.Path, above: tuple[tuple[int, int], ...]) -> Iterator[
     except OSError as error:
         raise CorpusError(f"{folder}: cannot be read ({error.strerror})") from error
     for entry in entries:
-        if entry.is_dir():
+        if entry.is_dir() and not _is_hidden(entry):
             yield from _walk(entry, (*above, identity))
         else:
             yield entry

@@ -32,8 +32,8 @@ class _Known:
     added: Mapping[int, str]
 
 
-# By SHA-256 of the file; OpenAI's are in tiktoken's own source. Qwen's ranks served several models:
-# only the special tokens that all of them have stand here.
+# By SHA-256 of the file; OpenAI's are in tiktoken's own source. Qwen's and the last of
+# OpenAI's served several models: only the special tokens that all of them have stand here.
 _KNOWN = {
     # r50k_base, of GPT-2 and GPT-3, then p50k_base, of the first models for code.
     "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": _Known(
@@ -41,6 +41,20 @@ _KNOWN = {
     ),
     "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069": _Known(
         "gpt2", {50256: _END}
+    ),
+    # cl100k_base of GPT-4, and o200k_base of GPT-4o.
+    "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7": _Known(
+        "cl100k",
+        {
+            100257: _END,
+            100258: "<|fim_prefix|>",
+            100259: "<|fim_middle|>",
+            100260: "<|fim_suffix|>",
+            100276: "<|endofprompt|>",
+        },
+    ),
+    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d": _Known(
+        "o200k", {199999: _END, 200018: "<|endofprompt|>"}
     ),
     "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186": _Known(
         "qwen2", {151643: _END, 151644: "<|im_start|>", 151645: "<|im_end|>"}

@@ -12,6 +12,7 @@ from apr_jax.errors import UserError
 from apr_jax.text.batch_encoder import BatchEncoder
 from apr_jax.text.characters import nfc
 from apr_jax.text.known_words import KnownWords, row
+from apr_jax.text.lots import lots
 from apr_jax.text.merges import Merges
 from apr_jax.text.pretokenizers import PRETOKENIZERS, Rule
 from apr_jax.text.ragged import spans
@@ -20,7 +21,10 @@ from apr_jax.text.vocabulary import Normalization, Vocabulary
 
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
 _MANY = 16  # words from which on it is quicker to begin merging them together
+_SLICE = 1 << 21  # characters of one text that are normalised and encoded together
+_LOT = 1 << 23  # characters encoded before the next are looked at
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TextError(UserError):
@@ -71,14 +75,20 @@ class Tokenizer:
         self._known = KnownWords(self._encode_each)
 
     def encode(self, text: str) -> np.ndarray:
-        """int32 [n]: the ids of the text. Raises TextError for lone surrogates."""
-        return self.encode_batch([text])[0]
+        """int32 [n]: the ids of the text.
+
+        Raises:
+          TextError: the text holds a lone surrogate.
+          TypeError: it is no str.
+        """
+        return self.encode_flat([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32: views on what `encode_flat` gives.
 
         Raises:
           TextError: a text holds a lone surrogate, which is no Unicode text.
+          TypeError: a text is no str, or `texts` is one itself.
         """
         ids, offsets = self.encode_flat(texts)
         return [ids[start:stop] for start, stop in itertools.pairwise(offsets.tolist())]
@@ -92,28 +102,15 @@ class Tokenizer:
 
         Raises:
           TextError: a text holds a lone surrogate, which is no Unicode text.
+          TypeError: a text is no str, or `texts` is one itself.
         """
-        if self._rule is not None and sum(map(len, texts)) < _SMALL:
-            return self._encode_few(texts)
-        if self._added is None:
-            ids, lengths = self._encode_many([self._plain(text) for text in texts])
-            return ids, np.concatenate([[0], np.cumsum(lengths)])
-        parts: list[str] = []  # what lies between added tokens
-        added: list[int] = []  # their ids
-        parts_before: list[int] = []  # how many parts stand before each
-        counts = [(0, 0)]  # of parts and added tokens, up to each text's end
-        for text in texts:
-            found = self._added.split(text)
-            for part, content in itertools.batched(found[:-1], 2):
-                parts.append(self._plain(part))
-                added.append(self._added_ids[content])
-                parts_before.append(len(parts))
-            parts.append(self._plain(found[-1]))
-            counts.append((len(parts), len(added)))
-        ids, lengths = self._encode_many(parts)
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        part_counts, added_counts = np.array(counts).T
-        return _insert(ids, ends[parts_before], added), ends[part_counts] + added_counts
+        texts = as_texts(texts)
+        try:
+            if self._rule is not None and sum(map(len, texts)) < _SMALL:
+                return self._encode_few(texts)
+            return self._encode_lots(texts)
+        except UnicodeEncodeError as error:
+            raise lone_surrogate(texts) from error
 
     def compile(self) -> None:
         """Compile what XLA does faster than NumPy, which takes a second and starts JAX.
@@ -166,16 +163,50 @@ class Tokenizer:
     def __reduce__(self) -> tuple[type, tuple[Vocabulary]]:
         return Tokenizer, (self.vocabulary,)
 
-    def _plain(self, part: str) -> str:
-        """The part in the form that is cut into words. Raises TextError for lone surrogates."""
-        try:
-            if self.normalization == "nfc":
-                part = nfc(part)
-            elif not part.isascii():
-                part.encode()
-        except UnicodeEncodeError as error:
-            raise lone_surrogate(part, error.start) from error
-        if self.vocabulary.prefix_space and part and not part.startswith(" "):
+    def _encode_lots(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `encode_flat`, some millions of characters at a time."""
+        added: list[int] = []  # the ids of added tokens
+        parts_before: list[int] = []  # how many parts, which lie between them, stand before each
+        counts = [(0, 0)]  # of parts and added tokens, up to each text's end
+
+        def parts() -> Iterator[str]:
+            number = 0
+            for text in texts:
+                found = [text] if self._added is None else self._added.split(text)
+                for at, part in enumerate(found):
+                    if at % 2:  # what the pattern matched
+                        added.append(self._added_ids[part])
+                        parts_before.append(number)
+                        continue
+                    slices = self._slices(part) if len(part) > _SLICE else (self._plain(part),)
+                    for slice_ in slices:
+                        number += 1
+                        yield slice_
+                counts.append((number, len(added)))
+
+        encoded = [self._encode_many(lot) for lot in lots(parts(), _LOT)]
+        ids = np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in encoded)])
+        ends = np.cumsum(np.concatenate([[0], *(lengths for _, lengths in encoded)]))
+        part_counts, added_counts = np.array(counts).T
+        return _insert(ids, ends[parts_before], added), ends[part_counts] + added_counts
+
+    def _slices(self, part: str) -> Iterator[str]:
+        """The part, plain, in slices that are cut alone as they are within it."""
+        start, is_first = 0, True
+        if self._rule is not None:
+            breaks = re.compile(self._rule.breaks)
+            while match := breaks.search(part, start + _SLICE):
+                yield self._plain(part[start : match.start()], is_first)
+                start, is_first = match.start(), False
+        yield self._plain(part[start:], is_first)
+
+    def _plain(self, part: str, is_first: bool = True) -> str:
+        """The form that is cut into words. Raises UnicodeEncodeError for lone surrogates."""
+        if self.normalization == "nfc":
+            part = nfc(part)
+        elif not part.isascii():
+            part.encode()
+        if self.vocabulary.prefix_space and is_first and part and not part.startswith(" "):
             return " " + part
         return part
 
@@ -198,10 +229,17 @@ class Tokenizer:
     def _encode_many(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all parts, and how many each has. Without a rule each part is one word."""
         if self._rule is not None:
-            return self._batches.encode(parts)
+            return self._batches.encode(parts) if self._rule.joins else self._encode_plain(parts)
         texts = [part.encode() for part in parts]
         lengths = np.array([len(text) for text in texts], np.int64)
         return self._merge(np.frombuffer(b"".join(texts), np.uint8), lengths)
+
+    def _encode_plain(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """As `_encode_many`, word by word."""
+        assert self._rule is not None
+        rows = [b"".join(self._known.rows(self._rule.split(part))) for part in parts]
+        lengths = np.array([len(row) // 4 for row in rows], np.int64)
+        return np.frombuffer(b"".join(rows), np.int32), lengths
 
     def _encode_each(self, words: Sequence[bytes]) -> list[list[int]]:
         """The ids of each of a few words."""
@@ -285,11 +323,26 @@ class Tokenizer:
         return dict(itertools.compress(tokens.items(), is_whole.tolist()))
 
 
-def lone_surrogate(text: str, at: int) -> TextError:
-    """The error for a text with a lone surrogate at this character."""
+def as_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list. Raises TypeError for what is no text, or no list of them."""
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"texts is one {type(texts).__name__}, not a list of str")
+    texts = texts if isinstance(texts, list) else [*texts]
+    for kind in set(map(type, texts)):
+        if not issubclass(kind, str):
+            number = next(at for at, text in enumerate(texts) if type(text) is kind)
+            raise TypeError(f"text {number} is a {kind.__name__}, not a str")
+    return texts
+
+
+def lone_surrogate(texts: Sequence[str]) -> TextError:
+    """The error for texts with a lone surrogate: it names the first."""
+    found = ((number, _SURROGATE.search(text)) for number, text in enumerate(texts))
+    number, match = next((number, match) for number, match in found if match)
+    which = "the text" if len(texts) == 1 else f"text {number}"
     return TextError(
-        f"character {at} of the text is the lone surrogate U+{ord(text[at]):04X}, which is no "
-        "Unicode text: repair the input"
+        f"character {match.start()} of {which} is the lone surrogate U+{ord(match[0]):04X}, which "
+        "is no Unicode text: repair the input"
     )
 
 

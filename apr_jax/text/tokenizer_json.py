@@ -25,6 +25,7 @@ from apr_jax.text.vocabulary import (
 
 _NEEDED = {*b"\t\n\r", *range(0x20, 0x7F)}
 _MOST_MISSING = 32
+_MATCHES_ARE_WORDS = (("Isolated", False), ("Removed", True))  # a Split's behavior and invert
 
 
 def read_tokenizer_json(path: pathlib.Path) -> Vocabulary:
@@ -135,10 +136,11 @@ def _steps(vocabulary: Vocabulary) -> dict[str, Any]:
         digits = {"type": "Digits", "individual_digits": True}
         return {"type": "Sequence", "pretokenizers": [digits, _byte_level(use_regex=True)]}
     split = {"type": "Split", "behavior": "Isolated", "invert": False}
-    splits = [split | {"pattern": {"Regex": p}} for p, rule in PATTERNS.items() if rule == name]
-    if not splits:
+    pattern = next((pattern for pattern, rule in PATTERNS.items() if rule == name), None)
+    if pattern is None:
         return _byte_level()
-    return {"type": "Sequence", "pretokenizers": [*splits, _byte_level()]}
+    steps = [split | {"pattern": {"Regex": pattern}}, _byte_level()]
+    return {"type": "Sequence", "pretokenizers": steps}
 
 
 def _byte_level(*, add_prefix_space: bool = False, use_regex: bool = False) -> dict[str, Any]:
@@ -304,10 +306,11 @@ def _pretokenizer(path: pathlib.Path, node: Any) -> tuple[str | None, bool]:
             name = "gpt2" if has_regex else None
         case [{"type": "Digits", "individual_digits": True}, {"type": "ByteLevel"} as byte_level]:
             name, has_regex = "smollm2", True
+        # All that the known patterns do not match is to be removed in the second form: nothing.
         case [
-            {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"} as split,
+            {"type": "Split", "pattern": {"Regex": pattern}} as split,
             {"type": "ByteLevel"} as byte_level,
-        ] if not split.get("invert"):
+        ] if (split.get("behavior"), bool(split.get("invert"))) in _MATCHES_ARE_WORDS:
             if pattern not in PATTERNS:
                 raise TokenizerError(f"{path}: pre_tokenizer pattern {pattern!r} is not supported")
             name = PATTERNS[pattern]

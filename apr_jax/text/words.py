@@ -2,11 +2,12 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from apr_jax.errors import UserError
 from apr_jax.progress import Progress
 from apr_jax.text.characters import nfc
+from apr_jax.text.lots import lots
 from apr_jax.text.pretokenizers import PRETOKENIZERS
 from apr_jax.text.vocabulary import NORMALIZATIONS, Normalization
 from apr_jax.text.word_counter import WordCounter
@@ -58,7 +59,7 @@ def count_words(
     counter = _counter(pretokenizer, {})
     forgotten = 0
     with Progress("counting words", None, "documents") as progress:
-        for texts in _lots(normalized(documents, normalization)):
+        for texts in lots(normalized(documents, normalization), _LOT):
             counter.update(texts)
             if len(counter) > max_words:
                 counts = collections.Counter(counter.counts)
@@ -89,37 +90,26 @@ def normalized(documents: Iterable[str], normalization: Normalization) -> Iterat
         raise UserError("there is no text to learn from: every document is empty, or there is none")
 
 
-class _Documents:
-    """Counts documents as they are, with the methods of a `WordCounter`."""
+class _PlainCounter:
+    """Counts words one by one, with the methods of a `WordCounter`."""
 
-    def __init__(self, counts: Mapping[bytes, int]) -> None:
+    def __init__(self, split: Callable[[str], Sequence[str]], counts: Mapping[bytes, int]) -> None:
+        self._split = split
         self.counts = collections.Counter(counts)
 
     def __len__(self) -> int:
         return len(self.counts)
 
     def update(self, texts: Sequence[str]) -> None:
-        self.counts.update([text.encode() for text in texts])
+        for text in texts:
+            self.counts.update([word.encode() for word in self._split(text)])
 
 
-def _counter(pretokenizer: str | None, counts: Mapping[bytes, int]) -> WordCounter | _Documents:
+def _counter(pretokenizer: str | None, counts: Mapping[bytes, int]) -> WordCounter | _PlainCounter:
     if pretokenizer is None:
-        return _Documents(counts)
-    return WordCounter(PRETOKENIZERS[pretokenizer], counts)
-
-
-def _lots(texts: Iterable[str]) -> Iterator[list[str]]:
-    """The texts in lists that hold about as much, but for longer texts."""
-    lot: list[str] = []
-    size = 0
-    for text in texts:
-        lot.append(text)
-        size += len(text)
-        if size >= _LOT:
-            yield lot
-            lot, size = [], 0
-    if lot:
-        yield lot
+        return _PlainCounter(lambda text: [text], counts)
+    rule = PRETOKENIZERS[pretokenizer]
+    return WordCounter(rule, counts) if rule.joins else _PlainCounter(rule.split, counts)
 
 
 def _refuse_surrogates(number: int, text: str) -> None:

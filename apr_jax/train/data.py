@@ -82,10 +82,11 @@ class EvalBatches:
 
 
 def open_data(config: TrainConfig) -> tuple[Shards, Shards]:
-    """The training and the held-out shards.
+    """The training and the held-out shards, their bytes being what their manifests say.
 
     Raises:
       TrainError: they are the same folder, or made with different tokenizers.
+      ShardError: a shard has changed since it was written.
     """
     if pathlib.Path(config.shards).resolve() == pathlib.Path(config.val_shards).resolve():
         raise TrainError(f"{config.val_shards}: held-out and training shards are the same folder")
@@ -96,6 +97,8 @@ def open_data(config: TrainConfig) -> tuple[Shards, Shards]:
             f"{config.shards} and {config.val_shards} were made with different tokenizers; "
             "encode both with the model's own"
         )
+    for shards in (train, val):
+        shards.verify()
     return train, val
 
 

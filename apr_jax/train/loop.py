@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from apr_jax.files import finite, write_json
+from apr_jax.lock import locked
 from apr_jax.model import load_model
 from apr_jax.model.params import to_name, to_named
 from apr_jax.progress import Progress
@@ -49,11 +50,14 @@ def train(config: TrainConfig) -> dict[str, Any]:
       pass), ABORTED (stopped in the middle) or REFUSED (stopped before the first step).
 
     Raises:
-      UserError: settings, data, model file or devices do not fit.
+      UserError: settings, data, model file or devices do not fit; another run is in that folder.
     """
-    with memory_explained(
-        f"lower batch_size ({config.batch_size}) or raise accumulate ({config.accumulate}); "
-        "remat saves more"
+    with (
+        locked(config.out),
+        memory_explained(
+            f"lower batch_size ({config.batch_size}) or raise accumulate ({config.accumulate}); "
+            "remat saves more"
+        ),
     ):
         setup, params = prepare(config)
         run = _Run(setup, params)

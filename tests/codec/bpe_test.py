@@ -100,7 +100,10 @@ def test_the_metadata_of_an_apr_file_serves_when_no_folder_lies_beside(tmp_path)
     write_apr(tmp_path / "b.apr", values, CONFIG.to_apr() | own)
     report = export_checkpoint(tmp_path / "b.apr", tmp_path / "hf2")
     assert "tokenizer.json" not in report["files"]
-    assert "pre-tokeniser is None, known are qwen2, llama-bpe, smollm, gpt-2" in report["notes"][0]
+    assert (
+        "pre-tokeniser is None, known are qwen2, llama-bpe, smollm, starcoder, refact, gpt-2"
+        in report["notes"][0]
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_a_vocabulary_is_learned_and_loads_everywhere(tmp_path, corpus):
     assert "fewer than the 300 asked for: no other pair occurs 2 times" in result.stdout
     report = json.loads((out / "report.json").read_text())
     assert (report["vocab_size"], report["documents"]) == (270, 3)
-    assert report["skipped"] == {"blank": 0, "no_field": 0, "bad": 1}
+    assert report["skipped"] == {"blank": 0, "no_field": 0, "hidden": 0, "bad": 1}
     tokenizer = load_tokenizer(out)
     assert tokenizer.sha256 == report["tokenizer_sha256"]
     assert tokenizer.encode("hello world").tolist() == [264, 269]
@@ -77,6 +77,12 @@ def test_a_byte_level_vocabulary_is_learned(tmp_path, corpus):
     ids = tokenizer.encode("hello there<|a|>").tolist()
     assert ids[-1] == 1
     assert transformers.AutoTokenizer.from_pretrained(out)("hello there<|a|>")["input_ids"] == ids
+
+
+def test_a_file_in_the_way_is_said_before_learning(tmp_path, corpus):
+    result = run(f"--input={corpus}", f"--out={corpus}", "--content_field=text", "--max_bad=1")
+    assert result.returncode == 2
+    assert "corpus.jsonl: is not a folder" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,10 @@ def hf_folder(data: bytes, folder: pathlib.Path) -> None:
 
 
 def gguf(data: bytes, folder: pathlib.Path) -> None:
-    """Open `data` as a GGUF, then as for `apr`."""
+    """Open `data` as a GGUF, then as for `apr`, and as a tokenizer."""
     path = folder / "hostile.gguf"
     path.write_bytes(data)
+    _encode(path, None)
     with _refusals(), GgufFile(path) as file:
         _read_all(file, len(data))
     _open_checkpoint(path)
@@ -72,12 +73,7 @@ def tokenizer(data: bytes, folder: pathlib.Path) -> None:
     path = folder / ("tokenizer.json" if data.startswith(b"{") else "hostile.model")
     path.write_bytes(data)
     for pretokenizer in (None, "qwen2"):
-        with _refusals():
-            loaded = load_tokenizer(path, pretokenizer=pretokenizer)
-            ids = loaded.encode(_TEXT)
-            loaded.decode(ids)
-            assert not len(ids) or 0 <= ids.min() <= ids.max() < loaded.vocab_size
-            assert len(loaded.token_bytes()) == loaded.vocab_size
+        _encode(path, pretokenizer)
 
 
 def corpus(data: bytes, folder: pathlib.Path) -> None:
@@ -100,6 +96,15 @@ DOORS: dict[str, Callable[[bytes, pathlib.Path], None]] = {
     "tokenizer": tokenizer,
     "corpus": corpus,
 }
+
+
+def _encode(path: pathlib.Path, pretokenizer: str | None) -> None:
+    with _refusals():
+        loaded = load_tokenizer(path, pretokenizer=pretokenizer)
+        ids = loaded.encode(_TEXT)
+        loaded.decode(ids)
+        assert not len(ids) or 0 <= ids.min() <= ids.max() < loaded.vocab_size
+        assert len(loaded.token_bytes()) == loaded.vocab_size
 
 
 def _open_checkpoint(path: pathlib.Path) -> None:

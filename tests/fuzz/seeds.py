@@ -66,6 +66,14 @@ def _gguf(folder: pathlib.Path) -> Iterator[bytes]:
         "tokenizer.ggml.token_type": [1, 1, 1, 3],
         "tokenizer.ggml.merges": ["a b"],
     }
+    pieces = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": ["<unk>", "</s>", "\u2581", "a"],
+        "tokenizer.ggml.scores": [0.0, 0.0, -1.0, -2.0],
+        "tokenizer.ggml.token_type": [2, 3, 1, 1],
+    }
+    ggufs.write(folder / "seed.gguf", _CONFIG, {}, keys=pieces)
+    yield (folder / "seed.gguf").read_bytes()
     for biased in (True, False):
         config = dataclasses.replace(_CONFIG, hidden_size=32, attention_bias=biased)
         zeros = {name: array.astype(np.float32) for name, array in small.zeros(config).items()}

@@ -49,7 +49,7 @@ def equal(tokenizer, plain, batch):
 @pytest.mark.parametrize(("piece", "lot"), [(1, 40), (7, 10_000), (30, 1000), (1 << 17, 1 << 23)])
 def test_texts_may_be_cut_anywhere(fresh, plain, monkeypatch, piece, lot):
     monkeypatch.setattr(pieces, "_PIECE", piece)
-    monkeypatch.setattr(batch_encoder, "_LOT", lot)
+    monkeypatch.setattr(tokenizer_lib, "_LOT", lot)
     equal(fresh(), plain, random_texts(piece, 120))
     equal(fresh(), plain, ["", "a b\n c'll 12 !\n \n x" * 20, "", "\n \n" * 50, ""])
 

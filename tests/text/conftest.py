@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 
 from apr_jax.text import load_tokenizer
-from tests.text.qwen import qwen_tokenizer_json
+from bench.vocabularies import qwen_tokenizer_json
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from apr_jax.errors import UserError
+from apr_jax.lock import locked
 from apr_jax.text import blocks, load_tokenizer
 from apr_jax.text import statistics as statistics_lib
 from apr_jax.text.batches import Shards
@@ -86,7 +87,7 @@ def test_the_manifest_tells_all(config):
     assert manifest["normalization"] == "nfc"
     assert manifest["documents"] == len(TEXTS)
     assert manifest["bytes"] == sum(len(text.encode()) for text in TEXTS)
-    assert manifest["skipped"] == {"blank": 1, "no_field": 0, "bad": 0}
+    assert manifest["skipped"] == {"blank": 1, "no_field": 0, "hidden": 0, "bad": 0}
     for key in ("tokens", "documents", "bytes"):
         assert manifest[key] == sum(shard[key] for shard in manifest["shards"])
     shards = Shards(config.out)
@@ -351,6 +352,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing_finished(config, monkeypatch)
     assert len(shards_of(config.out)) > 2
 
 
+@pytest.mark.parametrize("part", ["out", "val_out"])
+def test_two_runs_do_not_write_to_one_folder(config, tmp_path, part):
+    config = dataclasses.replace(config, val_fraction=0.3, val_out=str(tmp_path / "val"))
+    with locked(getattr(config, part)):
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on .* is writing here"):
+            encode_corpus(config)
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is not a folder"):
+        encode_corpus(dataclasses.replace(config, **{part: str(tmp_path / "file")}))
+
+
 def test_the_last_documents_may_be_empty(config, tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     texts = ["abcdefgh", "", ""]
@@ -359,7 +372,7 @@ def test_the_last_documents_may_be_empty(config, tmp_path):
     for _ in range(2):
         assert encode_corpus(config)["documents"] == 3
     corpus.write_text('{"content": ""}')
-    with pytest.raises(ShardError, match=r"not one token fell to this folder \(1 documents\)"):
+    with pytest.raises(ShardError, match=r"not one token fell to this folder \(1 document\)"):
         encode_corpus(dataclasses.replace(config, out=str(tmp_path / "empty")))
 
 

@@ -13,22 +13,29 @@ from apr_jax.text import pieces
 from apr_jax.text.characters import DIVIDER, fold
 from apr_jax.text.cutting import Cutter
 from apr_jax.text.pretokenizers import (
+    CL100K_PATTERN,
+    GPT4_PATTERN,
     LLAMA3_PATTERN,
+    O200K_PATTERN,
+    PATTERNS,
     PRETOKENIZERS,
     QWEN2_PATTERN,
     WHITESPACE_PATTERN,
 )
+from tests.text import probe_unicode
 from tests.text.hostile import FRAGMENTS, random_texts, texts
 
 BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
 HF = {
     "qwen2": pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
     "llama3": pre_tokenizers.Split(Regex(LLAMA3_PATTERN), "isolated"),
+    "cl100k": pre_tokenizers.Split(Regex(CL100K_PATTERN), "isolated"),
+    "o200k": pre_tokenizers.Split(Regex(O200K_PATTERN), "isolated"),
     "whitespace": pre_tokenizers.Split(Regex(WHITESPACE_PATTERN), "isolated"),
     "gpt2": BYTE_LEVEL,
     "smollm2": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL]),
 }
-CUTTERS = {name: Cutter(rule) for name, rule in PRETOKENIZERS.items()}
+CUTTERS = {name: Cutter(rule) for name, rule in PRETOKENIZERS.items() if rule.joins}
 
 
 def hf_words(name, text):
@@ -54,17 +61,26 @@ def cut(name, batch):
 
 
 def equal(name, batch):
-    for text, words in zip(batch, cut(name, batch), strict=True):
-        expected = hf_words(name, text)
-        assert words == expected, ascii(text)
-        assert PRETOKENIZERS[name].split(text) == expected, ascii(text)
+    expected = [hf_words(name, text) for text in batch]
+    for text, words in zip(batch, expected, strict=True):
+        assert PRETOKENIZERS[name].split(text) == words, ascii(text)
+    if name in CUTTERS:
+        for text, words, found in zip(batch, expected, cut(name, batch), strict=True):
+            assert found == words, ascii(text)
 
 
 # One or more of each class; `ll`, `re` and the long s are what contractions look at.
 @pytest.mark.parametrize("name", PRETOKENIZERS)
 @pytest.mark.parametrize(
     ("alphabet", "length"),
-    [("a1! \n", 6), ("aé1²! \xa0\n\r\t", 4), ("'s\u017fSlLreVx é", 4), ("1²\U00011de0a !", 5)],
+    [
+        ("a1! \n", 6),
+        ("aA\u01c5\u0930\u0301é/\n", 4),
+        ("aB\u02b0\u0301' !", 5),
+        ("aé1²! \xa0\n\r\t", 4),
+        ("'s\u017fSlLreVx é", 4),
+        ("1²\U00011de0a !", 5),
+    ],
 )
 def test_all_short_texts_of_one_character_a_class(name, alphabet, length):
     batch = [
@@ -88,7 +104,46 @@ def test_many_random_texts(name):
     equal(name, ["".join(f"{a}{b}" for b in FRAGMENTS) for a in FRAGMENTS])
 
 
+def test_every_character_at_an_end_of_its_class_is_cut_as_it_is():
+    classes = fold("".join(probe_unicode.CHARACTERS), cased=True)
+    ends = [
+        character
+        for character, before, here in zip(
+            probe_unicode.CHARACTERS[1:], classes, classes[1:], strict=False
+        )
+        if before != here
+    ]
+    assert len(ends) > 3000
+    for template in ("a{}A", "A{}a", "1{}1", " {}b", "!{}/\n", "A{}'s"):
+        text = "\n".join(template.replace("{}", character) for character in ends)
+        for name in ("o200k", "cl100k"):
+            assert PRETOKENIZERS[name].split(text) == hf_words(name, text)
+
+
 @pytest.mark.parametrize("name", PRETOKENIZERS)
+def test_pieces_are_split_as_the_whole_is(name, monkeypatch):
+    monkeypatch.setattr(pieces, "_PIECE", 1)
+    rule, text = PRETOKENIZERS[name], "".join(random_texts(2, 500)) + "a!\n/b!\nc \n!\n\n/"
+    cuts = [*pieces._cuts(re.compile(rule.breaks), text)]
+    assert len(cuts) > 300
+    found = [word for start, stop in cuts for word in rule.split(text[start:stop])]
+    assert found == rule.split(text)
+
+
+def test_other_words_for_a_rule():
+    batch = [*random_texts(3, 2000), "  \n \n  x", " \n\n ", "I'LL 12345'\u017f"]
+    for pattern, behavior, invert in (
+        (GPT4_PATTERN, "isolated", False),
+        (O200K_PATTERN, "removed", True),
+    ):
+        split = pre_tokenizers.Split(Regex(pattern), behavior, invert)
+        name = PATTERNS[pattern]
+        for text in batch:
+            found = [text[start:end] for _, (start, end) in split.pre_tokenize_str(text)]
+            assert found == PRETOKENIZERS[name].split(text), ascii(text)
+
+
+@pytest.mark.parametrize("name", CUTTERS)
 def test_pieces_are_cut_as_the_whole_is(name, monkeypatch):
     monkeypatch.setattr(pieces, "_PIECE", 1)
     texts = [*random_texts(2, 500), "a\n\nb\n\n\nc \nd\n  e  \n"]

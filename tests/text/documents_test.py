@@ -25,7 +25,7 @@ def test_lines_of_json_end_at_line_feeds_only(tmp_path):
     assert list(documents) == texts
     assert list(documents) == texts  # and again
     assert documents.count == 5
-    assert documents.skipped == {"blank": 2, "no_field": 0, "bad": 0}
+    assert documents.skipped == {"blank": 2, "no_field": 0, "hidden": 0, "bad": 0}
 
 
 def test_the_field_can_be_chosen_and_its_absence_is_counted(tmp_path):
@@ -34,7 +34,9 @@ def test_the_field_can_be_chosen_and_its_absence_is_counted(tmp_path):
     documents = read_documents([tmp_path / "a.jsonl"], "text")
     assert list(documents) == ["a"]
     assert documents.skipped["no_field"] == 5
-    with pytest.raises(CorpusError, match=r"no document in 1 files: .*'no_field': 6.*'body'"):
+    with pytest.raises(
+        CorpusError, match=r"no document in 1 file: skipped 0 blank, 6 no_field,.*'body'"
+    ):
         list(read_documents([tmp_path / "a.jsonl"], "body"))
 
 
@@ -53,12 +55,13 @@ def test_files_are_documents_and_folders_all_files_below_them(tmp_path):
 
 
 BAD_LINES = [
-    (b'{"content": ', "not valid JSON"),
+    (b'{"content": ', r"not valid JSON \(Expecting value at character 13\)"),
+    (b'{"content": "a', r"not valid JSON \(Unterminated string starting at character 13\)"),
     (b'{"content": NaN}', "not valid JSON .NaN is not JSON"),
-    (b'{"content": "\xff"}', "not valid JSON .*utf-8"),
+    (b'{"content": "\xff"}', r"not valid JSON \(invalid start byte of UTF-8 at byte 14\)"),
     (b'\xef\xbb\xbf{"content": "x"}', "not valid JSON"),
     (b'{"content": "a\\ud800"}', "lone surrogate at character 1"),
-    (b"[" * 100_000, "not valid JSON"),
+    (b"[" * 100_000, r"not valid JSON \(nested too deeply\)"),
 ]
 
 
@@ -70,7 +73,7 @@ def test_a_bad_line_is_named_and_may_be_skipped(tmp_path, line, reason):
         list(read_documents([path]))
     documents = read_documents([path], max_bad=1)
     assert list(documents) == ["one", "two"]
-    assert documents.skipped == {"blank": 1, "no_field": 0, "bad": 1}
+    assert documents.skipped == {"blank": 1, "no_field": 0, "hidden": 0, "bad": 1}
     assert len(documents.bad) == 1
     assert "a.jsonl:3" in documents.bad[0]
 
@@ -83,6 +86,39 @@ def test_a_file_that_is_no_text_counts_as_bad(tmp_path):
     documents = read_documents([tmp_path], max_bad=3)
     assert list(documents) == ["text"]
     assert documents.skipped["bad"] == 1
+
+
+def test_a_file_with_nul_bytes_counts_as_bad(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"ok\0")
+    (tmp_path / "b.jsonl").write_bytes(b'{"content": "a\\u0000"}')
+    with pytest.raises(CorpusError, match=r"a\.bin: not text \(NUL at byte 2\)"):
+        list(read_documents([tmp_path]))
+    assert list(read_documents([tmp_path], max_bad=1)) == ["a\0"]
+
+
+def test_hidden_files_and_folders_are_left_out_and_counted(tmp_path):
+    for name in (".git/HEAD", ".git/objects/a", "src/.DS_Store", "src/a.txt", ".b.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    documents = read_documents([tmp_path])
+    assert list(documents) == ["src/a.txt"]
+    assert documents.skipped["hidden"] == 3
+    assert list(read_documents([tmp_path / ".b.txt", tmp_path / ".git"])) == [
+        ".b.txt",
+        ".git/HEAD",
+        ".git/objects/a",
+    ]
+    (tmp_path / "src" / "a.txt").unlink()
+    with pytest.raises(CorpusError, match="holds no files but hidden ones"):
+        read_documents([tmp_path / "src"])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    mark = "\ufeff".encode()
+    (tmp_path / "a.txt").write_bytes(mark + b"text\xef\xbb\xbf")
+    (tmp_path / "b.jsonl").write_bytes(mark + lines_of(["line"]))
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(mark + lines_of(["line"])))
+    assert list(read_documents([tmp_path])) == ["text\ufeff", "line", "line"]
 
 
 def test_what_cannot_be_read_is_refused_before_reading(tmp_path):
@@ -147,7 +183,7 @@ def test_compressed_files_are_unpacked_on_the_way(tmp_path, monkeypatch, suffix)
         documents = read_documents([tmp_path])
         assert list(documents) == [*texts, "whole\né"]
         assert documents.skipped.total() == 0
-        sources = find_sources([tmp_path])
+        sources = find_sources([tmp_path]).files
         cut = list(blocks.cut(sources, "content"))
         assert sum(part.size for part in cut) == sum(source.size for source in sources)
         assert (len(cut) > 2) == (block < 8 << 20)
@@ -192,17 +228,24 @@ def test_the_rows_of_a_parquet_column_are_documents(tmp_path, monkeypatch, kind)
         monkeypatch.setattr(blocks, "BLOCK", block)
         documents = read_documents([path])
         assert list(documents) == wanted
-        assert documents.skipped == {"blank": 0, "no_field": 900 - len(wanted), "bad": 0}
-        cut = list(blocks.cut(find_sources([path]), "content"))
+        assert documents.skipped == {
+            "blank": 0,
+            "no_field": 900 - len(wanted),
+            "hidden": 0,
+            "bad": 0,
+        }
+        cut = list(blocks.cut(find_sources([path]).files, "content"))
         assert sum(part.size for part in cut) == path.stat().st_size
         assert (len(cut) > 1) == (block == 500)
 
 
 def test_what_is_wrong_with_a_parquet_file_is_said(tmp_path, monkeypatch):
     path = table(tmp_path / "a.parquet", ["a"], name="text")
-    with pytest.raises(CorpusError, match=r"no column 'content', but text, other: give --content_"):
+    with pytest.raises(
+        CorpusError, match=r"no column 'content' that holds text: give --.* of 'text'"
+    ):
         list(read_documents([path]))
-    with pytest.raises(CorpusError, match="column 'other' holds int64, not text"):
+    with pytest.raises(CorpusError, match=r"'other' holds int64, not text: give --.*one of 'text'"):
         list(read_documents([path], "other"))
     bad = pyarrow.array([b"ok", b"\xff"]).view(pyarrow.string())
     table(path, bad)

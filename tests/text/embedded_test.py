@@ -8,6 +8,7 @@ import pytest
 from apr_jax.codec import import_checkpoint, write_apr
 from apr_jax.text import load_tokenizer
 from apr_jax.text.vocabulary import TokenizerError
+from tests.codec import ggufs
 from tests.codec.bpe_test import CONFIG, KEYS, MERGES, ORDINARY, TEXT, TOKENS, TYPES, gguf_file
 
 VALUES = {name: np.ones(spec.shape, np.float32) for name, spec in CONFIG.tensors().items()}
@@ -36,6 +37,12 @@ def test_a_model_gives_the_ids_of_its_own_vocabulary(tmp_path):
     assert gguf.eos_id == embedded.eos_id == END
     # What lies beside an `.apr` is its tokenizer, as for every program here.
     assert load_tokenizer(tmp_path / "a.apr").sha256 == beside.sha256
+
+
+def test_a_vocabulary_without_a_model_is_enough(tmp_path):
+    ggufs.write(tmp_path / "vocab.gguf", CONFIG, {}, keys=KEYS)
+    found = load_tokenizer(tmp_path / "vocab.gguf")
+    assert found.sha256 == load_tokenizer(gguf_file(tmp_path / "a.gguf", KEYS)).sha256
 
 
 def test_the_original_s_files_need_the_rule_named(tmp_path):

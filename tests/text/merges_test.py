@@ -102,6 +102,12 @@ def test_no_merges_change_nothing():
     assert lengths.tolist() == [60]
 
 
+def test_ids_above_all_that_merges_know_stay():
+    merges = Merges(np.array([0]), np.array([1]), np.array([2]))
+    ids, lengths = merges.apply(np.array([9, 0, 1, 3, 0], np.int32), np.array([5]))
+    assert (ids.tolist(), lengths.tolist()) == ([9, 2, 3, 0], [4])
+
+
 def test_the_pair_table_equals_a_dictionary():
     rng = np.random.default_rng(0)
     pairs = np.unique(rng.integers(0, 300, (20_000, 2)), axis=0)

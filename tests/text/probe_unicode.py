@@ -79,6 +79,9 @@ def source() -> str:
     """The text of unicode_tables.py."""
     tables = {
         "LETTERS": ("\\p{L} in a pattern of `tokenizers`", matches(r"\p{L}")),
+        "UPPER": ("[\\p{Lu}\\p{Lt}]", matches(r"[\p{Lu}\p{Lt}]")),
+        "LOWER": ("\\p{Ll}", matches(r"\p{Ll}")),
+        "COMBINING": ("\\p{M}", matches(r"\p{M}")),
         "NUMBERS": ("\\p{N}", matches(r"\p{N}")),
         "NUMERIC": ("what `Digits` cuts out beside \\p{N}", digits() - matches(r"\p{N}")),
         "SPACES": ("\\s", matches(r"\s")),

@@ -1,5 +1,6 @@
 """Qwen2.5 ids: the published examples, and equality with `tokenizers` on hostile texts."""
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from apr_jax.text import tokenizer as tokenizer_lib
 from apr_jax.text.characters import nfc
-from apr_jax.text.tokenizer import TextError
+from apr_jax.text.tokenizer import TextError, Tokenizer
 from tests.text.hostile import FRAGMENTS, random_texts, texts
 
 # Measured with `tokenizers` 0.23.3 and the tokenizer.json published with the models.
@@ -166,3 +168,26 @@ def test_negative_ids_and_lone_surrogates_are_refused(qwen):
         qwen.decode([5, -1])
     with pytest.raises(TextError, match=r"character 2 of the text is the lone surrogate U\+D800"):
         qwen.encode("ab\ud800")
+
+
+def test_slices_of_a_long_text_give_its_ids(qwen, qwen_hf, monkeypatch):
+    monkeypatch.setattr(tokenizer_lib, "_SLICE", 40)
+    monkeypatch.setattr(tokenizer_lib, "_LOT", 400)
+    text = " ".join(random_texts(9, 300)) + "a\n\nb<|im_end|>\n" * 50
+    assert qwen.encode(text).tolist() == qwen_hf.encode(text).ids
+    plain = Tokenizer(dataclasses.replace(qwen.vocabulary, pretokenizer="o200k"))
+    pieces = plain.encode(text).tolist()
+    monkeypatch.setattr(tokenizer_lib, "_SLICE", len(text))
+    assert plain.encode(text).tolist() == pieces
+
+
+@pytest.mark.parametrize("texts", ["text", b"text", [None], ["a", b"b"], [["a"]]])
+def test_what_is_no_text_is_a_clear_error(qwen, texts):
+    message = r"(texts is one (str|bytes), not a list|text [01] is a (NoneType|bytes|list), not a )"
+    for encode in (qwen.encode_batch, qwen.encode_flat):
+        with pytest.raises(TypeError, match=message):
+            encode(texts)
+    if not isinstance(texts, str):
+        with pytest.raises(TypeError, match=r"text 0 is a (bytes|list), not a str"):
+            qwen.encode(texts)
+    assert [ids.tolist() for ids in qwen.encode_batch(t for t in ["a", "b"])] == [[64], [65]]

@@ -1,5 +1,6 @@
 """Rank files: ids equal to tiktoken's own, and what is refused."""
 
+import dataclasses
 import importlib.resources
 import json
 
@@ -14,6 +15,7 @@ from apr_jax.text import load_tokenizer
 from apr_jax.text.characters import nfc
 from apr_jax.text.pretokenizers import QWEN2_PATTERN
 from apr_jax.text.tiktoken_format import read_tiktoken
+from apr_jax.text.tokenizer import Tokenizer
 from apr_jax.text.vocabulary import TokenizerError
 from tests.text.hostile import random_texts, texts
 from tests.text.samples import BYTES, rank_file
@@ -52,7 +54,34 @@ def test_ids_are_those_of_tiktoken(qwen_ranks):
         assert qwen_ranks.decode(ids) == text
 
 
-PATTERNS = {"qwen2": QWEN2_PATTERN, "gpt2": openai_public.r50k_pat_str}
+def pattern_of(encoding):
+    with pytest.MonkeyPatch.context() as patch:  # the pattern needs no ranks from the network
+        patch.setattr(openai_public, "load_tiktoken_bpe", lambda *_, **__: {})
+        return openai_public.ENCODING_CONSTRUCTORS[encoding]()["pat_str"]
+
+
+PATTERNS = {
+    "qwen2": QWEN2_PATTERN,
+    "gpt2": openai_public.r50k_pat_str,
+    "cl100k": pattern_of("cl100k_base"),
+    "o200k": pattern_of("o200k_base"),
+}
+
+
+@pytest.mark.parametrize("name", ["gpt2", "cl100k", "o200k"])
+def test_other_rules_cut_as_tiktoken_does(qwen_ranks, name):
+    vocabulary = dataclasses.replace(qwen_ranks.vocabulary, pretokenizer=name, normalization="none")
+    ours = Tokenizer(vocabulary)
+    theirs = tiktoken.Encoding(
+        name,
+        pat_str=PATTERNS[name],
+        mergeable_ranks={token: id_ for id_, token in vocabulary.tokens.items()},
+        special_tokens={token.content: token.id for token in vocabulary.added},
+    )
+    batch = [*random_texts(8, 800), "12345 we'LL\n \n", "ABCdefG\n//'s \n "]
+    for text, ids in zip(batch, ours.encode_batch(batch), strict=True):
+        assert ids.tolist() == theirs.encode(text, allowed_special="all"), ascii(text)
+        assert ours.encode(text).tolist() == ids.tolist()
 
 
 @given(

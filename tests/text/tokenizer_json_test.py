@@ -4,12 +4,14 @@ import copy
 import json
 
 import pytest
+import tokenizers
 
 from apr_jax.text import load_tokenizer
 from apr_jax.text.alphabet import SYMBOLS
-from apr_jax.text.pretokenizers import LLAMA3_PATTERN
+from apr_jax.text.pretokenizers import LLAMA3_PATTERN, PATTERNS
 from apr_jax.text.trainer import train_bpe
 from apr_jax.text.vocabulary import TokenizerError
+from tests.text.hostile import random_texts
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,12 @@ def test_damaged_fields_are_named(tmp_path, root, key, value, message):
 
 
 SPLIT = {"type": "Split", "pattern": {"Regex": r"\w+"}, "behavior": "Isolated", "invert": False}
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}
+BYTE_LEVEL = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": False,
+    "use_regex": False,
+}
 GPT2, PREFIX = BYTE_LEVEL | {"use_regex": True}, {"add_prefix_space": True}
 DIGITS = {"type": "Digits", "individual_digits": True}
 LLAMA3 = SPLIT | {"pattern": {"Regex": LLAMA3_PATTERN}}
@@ -84,6 +91,22 @@ LLAMA3 = SPLIT | {"pattern": {"Regex": LLAMA3_PATTERN}}
 
 def sequence(*steps):
     return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_of_words_are_known_in_both_forms(tmp_path, root, pattern):
+    forms = [("Isolated", False), ("Removed", True)]  # the second as in GPT-4's and GPT-4o's
+    loaded = []
+    for behavior, invert in forms:
+        split = SPLIT | {"pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert}
+        changed = root | {"pre_tokenizer": sequence(split, BYTE_LEVEL)}
+        loaded.append(load(tmp_path, changed))
+        theirs = tokenizers.Tokenizer.from_str(json.dumps(changed))
+        written = tokenizers.Tokenizer.from_str(json.dumps(loaded[-1].to_tokenizer_json()))
+        texts = [*random_texts(4, 200), "Hello worlD's 12345!\n/ \n "]
+        for text, ids in zip(texts, loaded[-1].encode_batch(texts), strict=True):
+            assert ids.tolist() == theirs.encode(text).ids == written.encode(text).ids, ascii(text)
+    assert loaded[0].sha256 == loaded[1].sha256
 
 
 @pytest.mark.parametrize(
@@ -108,6 +131,7 @@ def sequence(*steps):
         (("pre_tokenizer",), {"type": "Metaspace"}, "pre_tokenizer Metaspace is not supported"),
         (("pre_tokenizer",), sequence(SPLIT, BYTE_LEVEL), r"pattern '\\\\w\+' is not supported"),
         (("pre_tokenizer",), sequence(SPLIT | {"invert": True}, BYTE_LEVEL), "Split, ByteLevel"),
+        (("pre_tokenizer",), sequence(LLAMA3 | {"behavior": "Removed"}, BYTE_LEVEL), "Split, Byte"),
         (("pre_tokenizer",), sequence({"type": "Digits"}, BYTE_LEVEL), "Digits, ByteLevel"),
         (("pre_tokenizer",), sequence(DIGITS | {"individual_digits": False}, GPT2), "Digits, Byte"),
         (("pre_tokenizer",), sequence(DIGITS, BYTE_LEVEL), "use_regex=false"),

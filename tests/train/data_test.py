@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from apr_jax.text.batches import Shards, Windows
+from apr_jax.text.corpus import CorpusConfig, encode_corpus
+from apr_jax.text.hex_format import write_hex
+from apr_jax.text.manifest import ShardError
+from apr_jax.text.trainer import train_bpe
 from apr_jax.train import TrainConfig
-from apr_jax.train.data import EvalBatches, TrainBatches
+from apr_jax.train.data import EvalBatches, TrainBatches, open_data
 from tests.train.fixtures import EOS, write_shards
 
 SETTINGS = dict(init="i", shards="s", val_shards="v", out="o", steps=100)
@@ -76,3 +80,19 @@ def test_held_out_batches_are_filled_up_without_weight(shards):
     assert all(w.shape == (8, 16) for w in weights)
     with pytest.raises(IndexError):
         batches[8]
+
+
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_shards_that_have_changed_are_refused(tmp_path, side):
+    write_hex(tmp_path / "hex", train_bpe(["hello world hello"], 270, 1).vocabulary)
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text(name)
+        inputs, out = (str(tmp_path / f"{name}.txt"),), str(tmp_path / name)
+        encode_corpus(CorpusConfig(inputs, str(tmp_path / "hex"), out))
+    folders = {"shards": str(tmp_path / "train"), "val_shards": str(tmp_path / "val")}
+    config = TrainConfig(**SETTINGS | folders)
+    open_data(config)
+    path = tmp_path / side / "shard-00000.bin"
+    path.write_bytes(path.read_bytes()[:-4] + b"\7\0\0\0")
+    with pytest.raises(ShardError, match=rf"{side}/shard-00000\.bin: its bytes do not hash to"):
+        open_data(config)

