@@ -26,10 +26,11 @@ class Grid:
         self._table = table
         cells, sequences = int(lengths.max()) + 1, len(lengths)
         number = np.arange(cells, dtype=np.int32)[:, None]
-        self._is_id_CS = number < lengths
-        self._places = (starts + number)[self._is_id_CS]
+        # To take where is quicker than to index by a mask.
+        self._cells = np.flatnonzero(number < lengths)
+        self._places = (starts + number).take(self._cells)
         self._ids_CS = np.full((cells, sequences), GAP, np.int32)
-        self._ids_CS[self._is_id_CS] = ids.take(self._places)
+        self._ids_CS.reshape(-1)[self._cells] = ids.take(self._places)
         self._next_CS = np.where(number + 1 < lengths, number + 1, np.int32(cells - 1))
         self._previous_CS = np.empty((cells, sequences), np.int32)
         self._previous_CS[:] = (number - 1) % np.int32(cells)
@@ -55,7 +56,7 @@ class Grid:
                 self._keep(on)
                 sequences, best, on = sequences[on], best[on], np.arange(on.size)
             self._step(best[on], on, result)
-        ids[self._places] = merged_CS[self._is_id_CS]
+        ids[self._places] = merged_CS.take(self._cells)
         return (merged_CS >= 0).sum(axis=0)
 
     def _step(self, best: np.ndarray, column: np.ndarray, result: np.ndarray) -> None:

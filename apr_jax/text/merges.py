@@ -83,7 +83,7 @@ class Merges:
         for lot in _alike(lengths, np.flatnonzero(~is_long & (lengths > 1))):
             grid = Grid(ids, starts[lot], lengths[lot], self._table)
             merged_lengths[lot] = grid.merge(ids, self.result)
-        return ids[ids != GAP], merged_lengths
+        return ids.take(np.flatnonzero(ids != GAP)), merged_lengths
 
     def _merge_certain(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Copies of both, in which pairs that are certain to merge first are merged."""
