@@ -59,5 +59,5 @@ class CertainPairs:
         ids[at] = self._result.take(rank.take(at))
         is_left = np.ones(ids.size, bool)
         is_left[at + 1] = False
-        counts = np.concatenate([[0], np.cumsum(is_left)])
-        return ids[is_left], np.diff(counts[ends], prepend=0)
+        merged = np.diff(np.searchsorted(at, ends), prepend=0)
+        return ids.take(np.flatnonzero(is_left)), lengths - merged

@@ -19,22 +19,31 @@ class Grid:
     the low bits, its own number, so that the least of a column says what to merge and where.
     """
 
-    def __init__(self, ids: np.ndarray, lengths: np.ndarray, table: PairTable) -> None:
+    def __init__(
+        self, ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, table: PairTable
+    ) -> None:
+        """With the sequences that lie at these places of `ids`."""
         self._table = table
         cells, sequences = int(lengths.max()) + 1, len(lengths)
         number = np.arange(cells, dtype=np.int32)[:, None]
-        is_id_CS = number < lengths
+        # To take where is quicker than to index by a mask.
+        self._cells = np.flatnonzero(number < lengths)
+        self._places = (starts + number).take(self._cells)
         self._ids_CS = np.full((cells, sequences), GAP, np.int32)
-        self._ids_CS.T[is_id_CS.T] = ids
-        last = np.int32(cells - 1)
-        self._next_CS = np.where(number + 1 < lengths, number + 1, last)
-        self._previous_CS = np.repeat((number - 1) % np.int32(cells), sequences, axis=1)
+        self._ids_CS.reshape(-1)[self._cells] = ids.take(self._places)
+        self._next_CS = np.where(number + 1 < lengths, number + 1, np.int32(cells - 1))
+        self._previous_CS = np.empty((cells, sequences), np.int32)
+        self._previous_CS[:] = (number - 1) % np.int32(cells)
         self._pair_CS = np.full((cells, sequences), _NO_PAIR)
         ranks_CS = table.ranks(self._ids_CS[:-1], self._ids_CS[1:])
         self._pair_CS[:-1] = _with_cell(ranks_CS, number[:-1])
 
-    def merge(self, result: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ids that are left (int32), one sequence's behind another's, and how many of each."""
+    def merge(self, ids: np.ndarray, result: np.ndarray) -> np.ndarray:
+        """Merge the sequences in `ids`, with GAP for what is gone.
+
+        Returns:
+          int64 [S], how many ids are left of each.
+        """
         merged_CS, sequences = self._ids_CS, np.arange(self._ids_CS.shape[1])
         while True:
             best = self._pair_CS.min(axis=0)
@@ -47,8 +56,8 @@ class Grid:
                 self._keep(on)
                 sequences, best, on = sequences[on], best[on], np.arange(on.size)
             self._step(best[on], on, result)
-        is_left_SC = merged_CS.T >= 0
-        return merged_CS.T[is_left_SC], is_left_SC.sum(axis=1)
+        ids[self._places] = merged_CS.take(self._cells)
+        return (merged_CS >= 0).sum(axis=0)
 
     def _step(self, best: np.ndarray, column: np.ndarray, result: np.ndarray) -> None:
         """Merge the pair `best` in each of these columns."""

@@ -13,7 +13,7 @@ from itertools import pairwise
 import numpy as np
 
 from apr_jax.text.certain_pairs import CertainPairs
-from apr_jax.text.chain import Chain
+from apr_jax.text.chain import GAP, Chain
 from apr_jax.text.grid import Grid
 from apr_jax.text.one_by_one import OneByOne
 from apr_jax.text.pair_table import NONE, PairTable, highest
@@ -73,16 +73,17 @@ class Merges:
         Returns:
           The merged ids (int32) and lengths (int64), in the same order.
         """
-        merged_ids, lengths = self._merge_certain(ids, lengths)
+        ids, lengths = self._merge_certain(ids, lengths)
         merged_lengths = lengths.copy()
         starts = np.cumsum(lengths) - lengths
         is_long = lengths > _SHORT
         if is_long.any():
             merge_long = self._merge_long if self.is_monotonic else self._merge_one_by_one
-            merge_long(merged_ids, merged_lengths, starts, np.flatnonzero(is_long))
+            merge_long(ids, merged_lengths, starts, np.flatnonzero(is_long))
         for lot in _alike(lengths, np.flatnonzero(~is_long & (lengths > 1))):
-            self._merge_short(merged_ids, merged_lengths, starts, lot)
-        return merged_ids[spans(starts, merged_lengths)], merged_lengths
+            grid = Grid(ids, starts[lot], lengths[lot], self._table)
+            merged_lengths[lot] = grid.merge(ids, self.result)
+        return ids.take(np.flatnonzero(ids != GAP)), merged_lengths
 
     def _merge_certain(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Copies of both, in which pairs that are certain to merge first are merged."""
@@ -102,8 +103,9 @@ class Merges:
     def _merge_long(
         self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, which: np.ndarray
     ) -> None:
-        """Merge these sequences in place, rank by rank over all of them."""
-        chain = Chain(ids[spans(starts[which], lengths[which])], lengths[which])
+        """Merge these sequences in place, rank by rank over all of them; GAP for what is gone."""
+        places = spans(starts[which], lengths[which])
+        chain = Chain(ids[places], lengths[which])
         waiting: dict[int, list[np.ndarray]] = {}
         order: list[int] = []
         self._wait(chain, np.arange(len(chain.ids), dtype=np.int32), waiting, order)
@@ -114,16 +116,18 @@ class Merges:
             if positions.size:
                 self._wait(chain, chain.merge(positions, self.result[rank]), waiting, order)
         merged, lengths[which] = chain.sequences()
+        ids[places] = GAP
         ids[spans(starts[which], lengths[which])] = merged
 
     def _merge_one_by_one(
         self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, which: np.ndarray
     ) -> None:
-        """Merge these sequences in place."""
+        """Merge these sequences in place, with GAP for what is gone."""
         for number in which.tolist():
-            start = int(starts[number])
-            merged = self.merge_one(ids[start : start + int(lengths[number])].tolist())
+            start, end = int(starts[number]), int(starts[number] + lengths[number])
+            merged = self.merge_one(ids[start:end].tolist())
             lengths[number] = len(merged)
+            ids[start:end] = GAP
             ids[start : start + len(merged)] = merged
 
     def merge_one(self, ids: list[int]) -> list[int]:
@@ -167,18 +171,11 @@ class Merges:
                 heapq.heappush(order, rank)
             waiting[rank].append(positions[start:stop])
 
-    def _merge_short(
-        self, ids: np.ndarray, lengths: np.ndarray, starts: np.ndarray, which: np.ndarray
-    ) -> None:
-        """Merge these sequences in place: in each round every one merges its lowest pair."""
-        grid = Grid(ids[spans(starts[which], lengths[which])], lengths[which], self._table)
-        merged, lengths[which] = grid.merge(self.result)
-        ids[spans(starts[which], lengths[which])] = merged
-
 
 def _alike(lengths: np.ndarray, which: np.ndarray) -> Iterator[np.ndarray]:
     """These sequences in lots of similar length."""
-    which = which[np.argsort(lengths[which], kind="stable")]
+    # Short numbers are what NumPy sorts by radix.
+    which = which[np.argsort(lengths[which].astype(np.uint16), kind="stable")]
     sorted_lengths = lengths[which]
     while which.size:
         longest = int(sorted_lengths[-1])
