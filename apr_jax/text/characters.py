@@ -11,6 +11,7 @@ import numpy as np
 from apr_jax.text import unicode_tables
 
 _CODE_POINTS = 0x110000
+_FIRST_MARK = 0x300
 
 # What `fold` writes for a character outside ASCII. Each stands for its class in patterns.
 LETTER, NUMBER, SPACE, OTHER = "\xe9", "\xb2", "\xa0", "\xa1"
@@ -59,7 +60,8 @@ def nfc(text: str) -> str:
     if text.isascii():
         return text
     points = np.frombuffer(text.encode("utf-32-le"), "<u4")
-    match _nfc_kinds().take(points.astype(np.intp)).max():
+    # Those below the first combining mark are not changed by each other.
+    match _nfc_kinds().take(points[points >= _FIRST_MARK]).max(initial=0):
         case 0:
             return text
         case 1:
