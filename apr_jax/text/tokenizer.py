@@ -237,7 +237,7 @@ class Tokenizer:
 
     def _merge(self, octets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the merges make of words that lie one behind another."""
-        symbols = self._byte_ids[octets]
+        symbols = self._byte_ids.take(octets)
         if not self._has_all_bytes:  # HuggingFace leaves out what has no token
             is_known = symbols >= 0
             word = np.repeat(np.arange(len(lengths)), lengths)[is_known]
