@@ -99,11 +99,17 @@ def _cased_classes() -> np.ndarray:
 
 @functools.cache
 def _nfc_kinds() -> np.ndarray:
-    """uint8 [0x110000]: 0 for what no text's normal form changes, 2 for walls, 1 for all else."""
+    """uint8 [0x110000]: 0 for what stays among its like, 2 for walls, 1 for all else.
+
+    What stays is a normal form, and neither a mark nor the second part of a composition: a text of
+    nothing else is a normal form itself (the quick check of Unicode's annex 15).
+    """
     kinds = np.zeros(_CODE_POINTS, np.uint8)
     kinds[0x1100:0x1200] = 1  # the parts of Hangul, whose decomposition Python does not list
     for point, parts in _decompositions().items():
-        kinds[[point, *parts[1:]]] = 1
+        kinds[parts[1:]] = 1
+        if unicodedata.normalize("NFC", chr(point)) != chr(point):
+            kinds[point] = 1
     kinds[[p for p in _points() if unicodedata.combining(chr(p))]] = 1
     kinds[list(_wall_points())] = 2
     return kinds

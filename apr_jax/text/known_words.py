@@ -18,22 +18,20 @@ class KnownWords:
     def rows(self, words: Sequence[str]) -> list[bytes]:
         """The row of each word."""
         rows = [*map(self._rows.get, words)]
-        if None in rows:
-            learned = self._learn(
-                {word: None for word, row in zip(words, rows, strict=True) if row is None}
-            )
-            rows = [
-                learned[word] if row is None else row for word, row in zip(words, rows, strict=True)
-            ]
+        if not all(rows):  # far quicker than to look for None; words without ids may come again
+            self._learn(words, rows)
         return rows  # type: ignore[return-value]
 
-    def _learn(self, words: Iterable[str]) -> dict[str, bytes]:
-        ids = self._encode([word.encode() for word in words])
-        learned = dict(zip(words, map(row, ids), strict=True))
+    def _learn(self, words: Sequence[str], rows: list[bytes | None]) -> None:
+        """Fill in the rows that are not known."""
         if len(self._rows) > _WORDS:
             self._rows = {}
-        self._rows.update((word, row) for word, row in learned.items() if len(word) <= _CHARACTERS)
-        return learned
+        new = [number for number, row in enumerate(rows) if not row]
+        ids = self._encode([words[number].encode() for number in new])
+        for number, word_ids in zip(new, ids, strict=True):
+            rows[number] = known = row(word_ids)
+            if len(words[number]) <= _CHARACTERS:
+                self._rows[words[number]] = known
 
 
 def row(ids: Sequence[int]) -> bytes:

@@ -20,7 +20,7 @@ from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import Normalization, Vocabulary
 
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
-_MANY = 16  # words from which on it is quicker to begin merging them together
+_MANY = 20  # words from which on it is quicker to begin merging them together
 _SLICE = 1 << 21  # characters of one text that are normalised and encoded together
 _LOT = 1 << 23  # characters encoded before the next are looked at
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
@@ -213,19 +213,21 @@ class Tokenizer:
 
     def _encode_few(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """As `encode_flat`, word by word from a dictionary."""
-        rows = [b"".join(self._rows(text)) for text in texts]
+        rows = [self._row(text) for text in texts]
         sizes = np.array([0, *map(len, rows)], np.int64)
         return np.frombuffer(bytearray().join(rows), np.int32), np.cumsum(sizes) // 4
 
-    def _rows(self, text: str) -> Iterator[bytes]:
+    def _row(self, text: str) -> bytes:
         """The ids of the text, as the bytes of int32s."""
         assert self._rule is not None
         parts = [text] if self._added is None else self._added.split(text)
+        rows: list[bytes] = []
         for number, part in enumerate(parts):
             if number % 2:  # what the pattern matched
-                yield row([self._added_ids[part]])
+                rows.append(row([self._added_ids[part]]))
             elif part:
-                yield from self._known.rows(self._rule.split(self._plain(part)))
+                rows += self._known.rows(self._rule.split(self._plain(part)))
+        return b"".join(rows)
 
     def _encode_many(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all parts, and how many each has. Without a rule each part is one word."""
@@ -246,17 +248,20 @@ class Tokenizer:
         """The ids of each of a few words."""
         whole = [*map(self._whole_words.get, words)]
         rest = [word for word, id_ in zip(words, whole, strict=True) if id_ is None]
-        merged = iter(self._merge_each(rest))
+        merged = self._merge_each(rest)
         return [next(merged) if id_ is None else [id_] for id_ in whole]
 
-    def _merge_each(self, words: Sequence[bytes]) -> Iterable[list[int]]:
+    def _merge_each(self, words: Sequence[bytes]) -> Iterator[list[int]]:
         """What the merges make of each of a few words."""
-        if len(words) >= _MANY and self._has_all_bytes:
-            lengths = np.array([*map(len, words)], np.int64)
-            octets = np.frombuffer(b"".join(words), np.uint8)
-            return self._merges.apply_few(self._byte_ids.take(octets), lengths)
-        ids = ([i for octet in word if (i := self._byte_list[octet]) >= 0] for word in words)
-        return map(self._merges.merge_one, ids)
+        if len(words) < _MANY or not self._has_all_bytes:
+            return map(self._merge_word, words)
+        lengths = np.array([*map(len, words)], np.int64)
+        octets = np.frombuffer(b"".join(words), np.uint8)
+        return self._merges.apply_few(self._byte_ids.take(octets), lengths)
+
+    def _merge_word(self, word: bytes) -> list[int]:
+        ids = [self._byte_list[octet] for octet in word]
+        return self._merges.merge_one(ids if self._has_all_bytes else [i for i in ids if i >= 0])
 
     def _encode_words(
         self, octets: np.ndarray, lengths: np.ndarray
@@ -280,7 +285,7 @@ class Tokenizer:
 
     def _merge(self, octets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the merges make of words that lie one behind another."""
-        symbols = self._byte_ids[octets]
+        symbols = self._byte_ids.take(octets)
         if not self._has_all_bytes:  # HuggingFace leaves out what has no token
             is_known = symbols >= 0
             word = np.repeat(np.arange(len(lengths)), lengths)[is_known]

@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given, settings
 from tokenizers import normalizers
 
-from apr_jax.text import unicode_tables
+from apr_jax.text import characters, unicode_tables
 from apr_jax.text.characters import LONG_S, OTHER, fold, nfc
 from tests.text import probe_unicode
 from tests.text.hostile import texts
@@ -38,6 +38,17 @@ def test_nfc_of_every_character_alone_and_between_others():
             assert nfc(text) == HF_NFC(text)
 
 
+def test_characters_that_stay_among_their_like_do_so_in_any_order():
+    kinds = characters._nfc_kinds()
+    stay = [c for c in probe_unicode.CHARACTERS if kinds[ord(c)] == 0]
+    composed = [c for c in stay if unicodedata.normalize("NFD", c) != c]
+    assert len(composed) > 10_000
+    for pool in (stay, composed * 20):
+        random.Random(0).shuffle(pool)
+        text = "".join(pool)
+        assert HF_NFC(text) == text == nfc(text)
+
+
 def test_nfc_of_every_decomposition():
     decomposed = {unicodedata.normalize("NFD", c): c for c in probe_unicode.CHARACTERS}
     for text, character in decomposed.items():
@@ -48,9 +59,8 @@ def test_nfc_of_every_decomposition():
 
 def test_nfc_of_random_marks_and_decompositions():
     rng = random.Random(0)
-    characters = probe_unicode.CHARACTERS
-    marks = [c for c in characters if unicodedata.combining(c)]
-    composites = [c for c in characters if unicodedata.normalize("NFD", c) != c]
+    marks = [c for c in probe_unicode.CHARACTERS if unicodedata.combining(c)]
+    composites = [c for c in probe_unicode.CHARACTERS if unicodedata.normalize("NFD", c) != c]
     parts = sorted({part for c in composites for part in unicodedata.normalize("NFD", c)})
     for _ in range(50_000):
         pool = rng.choice([marks, composites, parts])
