@@ -19,7 +19,7 @@ from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import Normalization, Vocabulary
 
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
-_MANY = 20  # words from which on it is quicker to begin merging them together
+_MANY = 32  # words from which on it is quicker to begin merging them together
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
 
 
