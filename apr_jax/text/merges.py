@@ -37,12 +37,15 @@ class Merges:
         with; the ids themselves where merges are not monotonic.
     """
 
-    def __init__(self, left: np.ndarray, right: np.ndarray, result: np.ndarray) -> None:
+    def __init__(
+        self, left: np.ndarray, right: np.ndarray, result: np.ndarray, *, size: int = 0
+    ) -> None:
+        """With `size` above the highest id of all sequences, unless a merge has a higher one."""
         self.left, self.right, self.result = (
             np.ascontiguousarray(ids, np.int32) for ids in (left, right, result)
         )
         self._table = PairTable(self.left, self.right)
-        size = max(map(highest, (left, right, result))) + 1
+        size = max(size, *(highest(ids) + 1 for ids in (left, right, result)))
         self.made_at = np.full(size, -1)
         ranks = np.arange(len(self.left))
         np.maximum.at(self.made_at, self.result, ranks)

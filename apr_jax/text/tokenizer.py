@@ -48,7 +48,8 @@ class Tokenizer:
         self.normalization: Normalization = vocabulary.normalization
         self.eos_id, self.unk_id = vocabulary.eos_id, vocabulary.unk_id
         self.sha256 = vocabulary.sha256()
-        self._merges = Merges(*vocabulary.merges_M3.T)
+        left, right, result = vocabulary.merges_M3.T
+        self._merges = Merges(left, right, result, size=self.vocab_size)
         self._byte_ids = vocabulary.byte_ids()
         self._byte_list = self._byte_ids.tolist()
         self._has_all_bytes = bool((self._byte_ids >= 0).all())

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr_jax.text import merges as merges_lib
-from apr_jax.text import reference
+from apr_jax.text import reference, tokenizer
 from apr_jax.text.merges import Merges
 from apr_jax.text.pair_table import NONE, PairTable
+from apr_jax.text.tokenizer import Tokenizer
+from apr_jax.text.vocabulary import Vocabulary
 
 
 @st.composite
@@ -100,6 +102,28 @@ def test_no_merges_change_nothing():
     ids, lengths = Merges(empty, empty, empty).apply(np.arange(60, dtype=np.int32), np.array([60]))
     assert ids.tolist() == list(range(60))
     assert lengths.tolist() == [60]
+
+
+def test_ids_above_those_of_all_merges(monkeypatch):
+    tokens = {1000 + byte: bytes([byte]) for byte in range(256)} | {0: b"ab", 1: b"abc"}
+    vocabulary = Vocabulary(
+        format="byte-level",
+        tokens=tokens,
+        merges_M3=np.array([[1097, 1098, 0], [0, 1099, 1]], np.int32),
+        added=(),
+        finds_added=False,
+        normalization="none",
+        pretokenizer="gpt2",
+        eos_id=None,
+        unk_id=None,
+    )
+    text = "abc zzz xabcab" + " w\xffzabcz" * 20
+    expected = reference.Encoder(vocabulary).encode(text)
+    for few in (0, 1000):
+        monkeypatch.setattr(tokenizer, "_MANY", few)
+        assert Tokenizer(vocabulary).encode(text).tolist() == expected
+    monkeypatch.setattr(tokenizer, "_SMALL", 0)
+    assert Tokenizer(vocabulary).encode(text).tolist() == expected
 
 
 def test_the_pair_table_equals_a_dictionary():
