@@ -38,9 +38,9 @@ class Merges:
     """
 
     def __init__(
-        self, left: np.ndarray, right: np.ndarray, result: np.ndarray, size: int = 0
+        self, left: np.ndarray, right: np.ndarray, result: np.ndarray, *, size: int = 0
     ) -> None:
-        """With the merges; ids that occur in none of them may be given up to `size`."""
+        """With `size` above the highest id of all sequences, unless a merge has a higher one."""
         self.left, self.right, self.result = (
             np.ascontiguousarray(ids, np.int32) for ids in (left, right, result)
         )

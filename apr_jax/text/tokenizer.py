@@ -20,7 +20,7 @@ from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import Normalization, Vocabulary
 
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
-_MANY = 20  # words from which on it is quicker to begin merging them together
+_MANY = 32  # words from which on it is quicker to begin merging them together
 _SLICE = 1 << 21  # characters of one text that are normalised and encoded together
 _LOT = 1 << 23  # characters encoded before the next are looked at
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
@@ -53,7 +53,7 @@ class Tokenizer:
         self.eos_id, self.unk_id = vocabulary.eos_id, vocabulary.unk_id
         self.sha256 = vocabulary.sha256()
         left, right, result = vocabulary.merges_M3.T
-        self._merges = Merges(left, right, result, self.vocab_size)
+        self._merges = Merges(left, right, result, size=self.vocab_size)
         self._byte_ids = vocabulary.byte_ids()
         self._byte_list = self._byte_ids.tolist()
         self._has_all_bytes = bool((self._byte_ids >= 0).all())

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apr_jax.text import merges as merges_lib
-from apr_jax.text import reference
+from apr_jax.text import reference, tokenizer
 from apr_jax.text.merges import Merges
 from apr_jax.text.pair_table import NONE, PairTable
+from apr_jax.text.tokenizer import Tokenizer
+from apr_jax.text.vocabulary import Vocabulary
 
 
 @st.composite
@@ -106,6 +108,28 @@ def test_ids_above_all_that_merges_know_stay():
     merges = Merges(np.array([0]), np.array([1]), np.array([2]))
     ids, lengths = merges.apply(np.array([9, 0, 1, 3, 0], np.int32), np.array([5]))
     assert (ids.tolist(), lengths.tolist()) == ([9, 2, 3, 0], [4])
+
+
+def test_ids_above_those_of_all_merges(monkeypatch):
+    tokens = {1000 + byte: bytes([byte]) for byte in range(256)} | {0: b"ab", 1: b"abc"}
+    vocabulary = Vocabulary(
+        format="byte-level",
+        tokens=tokens,
+        merges_M3=np.array([[1097, 1098, 0], [0, 1099, 1]], np.int32),
+        added=(),
+        finds_added=False,
+        normalization="none",
+        pretokenizer="gpt2",
+        eos_id=None,
+        unk_id=None,
+    )
+    text = "abc zzz xabcab" + " w\xffzabcz" * 20
+    expected = reference.Encoder(vocabulary).encode(text)
+    for few in (0, 1000):
+        monkeypatch.setattr(tokenizer, "_MANY", few)
+        assert Tokenizer(vocabulary).encode(text).tolist() == expected
+    monkeypatch.setattr(tokenizer, "_SMALL", 0)
+    assert Tokenizer(vocabulary).encode(text).tolist() == expected
 
 
 def test_the_pair_table_equals_a_dictionary():
