@@ -8,7 +8,7 @@ import numpy as np
 
 from apr_jax.text.compressed import CorpusError
 
-_ROWS = 256  # of one batch; documents are seldom above 100 kB
+_ROWS, _BYTES = 256, 8 << 20  # of one batch, whichever is less
 
 
 def read_column(path: pathlib.Path, column: str) -> Iterator[tuple[bytes, np.ndarray, int, float]]:
@@ -32,7 +32,8 @@ def read_column(path: pathlib.Path, column: str) -> Iterator[tuple[bytes, np.nda
         with parquet.ParquetFile(path) as file:
             _check(path, column, file.schema_arrow, pyarrow.types)
             read, total = 0, max(1, file.metadata.num_rows)
-            for batch in file.iter_batches(_ROWS, columns=[column], use_threads=False):
+            rows = _rows_of_a_batch(file.metadata)
+            for batch in file.iter_batches(rows, columns=[column], use_threads=False):
                 texts = batch.column(0).cast(pyarrow.large_string())
                 read += len(texts)
                 yield (*_content(texts.drop_null()), texts.null_count, read / total)
@@ -42,6 +43,13 @@ def read_column(path: pathlib.Path, column: str) -> Iterator[tuple[bytes, np.nda
     except Exception as error:
         reason = str(error).split("\n")[0] or type(error).__name__
         raise CorpusError(f"{path}: cannot be read as Parquet ({reason})") from error
+
+
+def _rows_of_a_batch(metadata: Any) -> int:
+    """So many rows that even those of the group with the longest ones, on average, fit."""
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+    return max(1, min(_ROWS, _BYTES // max(1, longest)))
 
 
 def _check(path: pathlib.Path, column: str, schema: Any, types: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apr_jax.text import blocks, compressed
+from apr_jax.text import blocks, compressed, parquet
 from apr_jax.text.compressed import CorpusError
 from apr_jax.text.documents import read_documents
 from apr_jax.text.sources import find_sources
@@ -237,6 +237,16 @@ def test_the_rows_of_a_parquet_column_are_documents(tmp_path, monkeypatch, kind)
         cut = list(blocks.cut(find_sources([path]).files, "content"))
         assert sum(part.size for part in cut) == path.stat().st_size
         assert (len(cut) > 1) == (block == 500)
+
+
+def test_long_rows_of_a_parquet_column_are_read_a_few_at_a_time(tmp_path, monkeypatch):
+    texts = [f"{number}" * 400 for number in range(10, 30)]
+    path = table(tmp_path / "a.parquet", texts, row_group_size=7)
+    for most, rows in ((8 << 20, 20), (2000, 2), (1, 1)):
+        monkeypatch.setattr(parquet, "_BYTES", most)
+        batches = [len(starts) - 1 for _, starts, _, _ in parquet.read_column(path, "content")]
+        assert sum(batches) == 20 and max(batches) <= rows
+        assert list(read_documents([path])) == texts
 
 
 def test_what_is_wrong_with_a_parquet_file_is_said(tmp_path, monkeypatch):
