@@ -157,23 +157,28 @@ class BatchEncoder:
         places[some] = self._table.claim(text, starts[some], lengths[some])
         found = np.full(len(lengths), ABSENT, np.int32)
         kept = np.flatnonzero(places >= 0)
-        found[kept] = self._table.values(places[kept])  # they may have driven each other out
+        found[kept] = self._table.values(places[kept])  # the first look does not tell all of them
         new = np.flatnonzero(found == ABSENT)
-        kept, alone = new[places[new] >= 0], new[places[new] < 0]
+        places_of_new = places.take(new)
+        kept, alone = (
+            new.take(np.flatnonzero(at)) for at in (places_of_new >= 0, places_of_new < 0)
+        )
         # Of equal words one speaks for all: the one whose number their place holds in the end.
-        self._table.set_values(places[kept], np.arange(kept.size, dtype=np.int32))
-        speaker = self._table.values(places[kept])
-        is_speaker = speaker == np.arange(kept.size)
-        speaks = kept[is_speaker]
+        places = places.take(kept)
+        self._table.set_values(places, np.arange(kept.size, dtype=np.int32))
+        speaker = self._table.values(places)
+        speakers = np.flatnonzero(speaker == np.arange(kept.size))
+        speaks = kept.take(speakers)
         which = np.concatenate([speaks, alone])
-        values = self._encode_new(octets[spans(starts[which], lengths[which])], lengths[which])
-        self._table.set_values(places[speaks], values[: speaks.size])
+        starts, lengths = starts.take(which), lengths.take(which)
+        values = self._encode_new(octets.take(spans(starts, lengths)), lengths)
+        self._table.set_values(places.take(speakers), values[: speaks.size])
         if self._first_look is not None:
-            short = np.flatnonzero(lengths[which] <= SHORT)
-            words = text.pairs(starts[which[short]], lengths[which[short]])
-            self._first_look.add(*words, values[short])
+            short = np.flatnonzero(lengths <= SHORT)
+            words = text.pairs(starts.take(short), lengths.take(short))
+            self._first_look.add(*words, values.take(short))
         self._room -= which.size  # also of those not kept: their ids take memory too
-        found[kept] = values[(np.cumsum(is_speaker) - 1)[speaker]]
+        found[kept] = self._table.values(places)
         found[alone] = values[speaks.size :]
         return found
 
@@ -181,11 +186,10 @@ class BatchEncoder:
         """int32: the values of words that are encoded now."""
         ids, counts = self._encode(octets, lengths)
         begins = np.cumsum(counts) - counts
-        values = np.empty(len(counts), np.int32)
-        values[counts == 1] = ids[begins[counts == 1]]
+        values = np.append(ids, np.int32(0)).take(begins)
         several = np.flatnonzero(counts != 1)  # or none at all
-        rows = ids[spans(begins[several], counts[several])]
-        values[several] = ~self._rows.append(rows, counts[several])
+        begins, counts = begins.take(several), counts.take(several)
+        values[several] = ~self._rows.append(ids.take(spans(begins, counts)), counts)
         return values
 
     def _ids_of(self, values: np.ndarray) -> _Ragged:
