@@ -11,8 +11,8 @@ from apr_jax.text.ragged import Column, Rows, spans
 
 ABSENT = np.iinfo(np.int32).min
 LONGEST = 128  # bytes; longer words are not kept, as they hardly ever come again
-SHORT = 16  # bytes of a word that fits two numbers
-_SHORT = 8
+SHORT = 16  # bytes of a word that two numbers hold
+_ONE_KEY = 8  # bytes of a word that is its own key
 _PROBES = 64  # slots looked at; a word that finds no room in as many is not kept
 # What fills up a short word, so also what a divider, the byte 0xFF, has for a key.
 EMPTY = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
@@ -196,7 +196,7 @@ def _keys(
 ) -> tuple[np.ndarray, np.ndarray, "_Words"]:
     """The key of each word, and which of them are long."""
     keys = text.octets(starts, lengths)
-    long = np.flatnonzero(lengths > _SHORT)
+    long = np.flatnonzero(lengths > _ONE_KEY)
     words = _Words(text, *(values.take(long) for values in (starts, lengths, keys)))
     keys[long] = words.keys
     return keys, long, words
