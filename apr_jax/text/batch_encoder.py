@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16  # words whose ids are written together, so that they stay in the cache
 _COMPILED_PIECE = 3 << 18  # bytes for one first look
 _COMPILED_LEAST = 1 << 18  # bytes; less is quicker without it
+_COMPILED_MOST = 1 << 32  # bytes whose places fit its numbers
 _WORTH = 1 << 27  # bytes after which compiling pays
 _BITS = 20  # of the least number of slots, of which half are used
 _LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
@@ -133,7 +134,8 @@ class BatchEncoder:
 
     def _find(self, text: Text, bounds: np.ndarray) -> np.ndarray:
         """int32: the value of each word from one of the bounds to the next, or ABSENT."""
-        if self._first_look is None or len(text.bytes) < _COMPILED_LEAST:
+        size = len(text.bytes)
+        if self._first_look is None or not _COMPILED_LEAST <= size < _COMPILED_MOST:
             return self._table.find(text, bounds[:-1], np.diff(bounds))
         return self._first_look.find(text, bounds)
 
