@@ -10,7 +10,7 @@ from jax import Array
 from jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call import get_races
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from kernels.loss import linear_cross_entropy, exponentials, unsupported
+from kernels.loss import exponentials, linear_cross_entropy, unsupported
 from kernels.loss.reference import linear_cross_entropy_whole
 from tests.kernels.loss.api_test import check, error, inputs
 from tests.kernels.loss.hopper import interpreted, present
