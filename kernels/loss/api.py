@@ -8,9 +8,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from kernels.devices import alike
 from kernels.loss.chunked import chunked_cross_entropy
 from kernels.loss.exponentials import ROWS, unsupported
-from kernels.varying import alike
 
 IMPLEMENTATIONS = ("pallas", "xla")
 

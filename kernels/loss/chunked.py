@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from kernels.devices import alike
 from kernels.loss.exponentials import exponentials, log_normalisers
 from kernels.loss.partition import partitioned_gradients, partitioned_scores
-from kernels.varying import alike
 
 _FURTHEST = 60.0  # nats between shift and z: e^60 times any sum of ours is far below 3e38
 

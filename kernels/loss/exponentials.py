@@ -18,7 +18,7 @@ import jax.experimental.pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from kernels.varying import alike
+from kernels.devices import alike
 
 COLUMNS = 128  # of a tile: logits that share a normaliser
 ROWS = 256  # of a tile: tokens, two warpgroups of half as many
