@@ -18,9 +18,11 @@ from absl import flags
 from apr_jax.files import write_json
 from bench.attention import seconds
 from experiments import program
-from kernels.attention.backward import BackwardSizes, grad_kv, grad_q
-from kernels.attention.forward import ForwardSizes, forward
+from kernels.attention.forward import forward
+from kernels.attention.grad_kv import grad_kv
+from kernels.attention.grad_q import grad_q
 from kernels.attention.tiles import Problem
+from kernels.attention.tuning import BackwardSizes, ForwardSizes
 
 _OUT = flags.DEFINE_string("out", None, "The table to add this device to.", required=True)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds over all candidates; the median counts.")

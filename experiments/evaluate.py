@@ -29,10 +29,10 @@ _ATTENTION = flags.DEFINE_enum(
     "attention",
     "auto",
     ["auto", "xla", "cudnn", "pallas"],
-    "auto: cudnn on GPUs, pallas for packed documents on Hopper GPUs, else xla.",
+    "auto: pallas on Hopper GPUs, cudnn on others without masked documents, else xla.",
 )
 _LOSS = flags.DEFINE_enum(
-    "loss_impl", "auto", ["auto", "xla", "pallas"], "auto: xla; pallas needs a Hopper GPU."
+    "loss_impl", "auto", ["auto", "xla", "pallas"], "auto: pallas on Hopper GPUs, else xla."
 )
 _PARALLEL = flags.DEFINE_enum("parallel", "pmap", ["pmap", "jit"], "How steps reach the devices.")
 flags.mark_flags_as_required(["apr", "shards", "out"])
@@ -57,9 +57,7 @@ def main() -> int:
     options = model_options(
         _DTYPE.value, _ATTENTION.value, mask_documents=_MASK.value, head_dim=config.head_dim
     )
-    options |= choose_loss(
-        _LOSS.value, config, options["compute_dtype"], partitioned=parallel.partitioned
-    )
+    options |= choose_loss(_LOSS.value, config, options["compute_dtype"])
     with memory_explained(f"lower batch_size ({_BATCH.value})"):
         found, config = evaluate_file(_APR.value, shards, batches, parallel, **options)
     uniform = math.log(config.vocab_size)

@@ -26,6 +26,9 @@ _LR = flags.DEFINE_float("lr", None, "Peak learning rate; default by mode (5e-5,
 _WARMUP = flags.DEFINE_integer("warmup_steps", None, "Linear warm-up; default by mode (100, 1000).")
 _DECAY = flags.DEFINE_float("weight_decay", 0.01, "AdamW decay of matrices.")
 _CLIP = flags.DEFINE_float("clip", 1.0, "Largest global gradient norm; 0: no clipping.")
+_Z_LOSS = flags.DEFINE_float(
+    "z_loss", 0.0, "Factor of the squared log-normaliser, minimised beside the loss; 0: none."
+)
 _SEED = flags.DEFINE_integer("seed", 42, "Order of the training windows.")
 _MASK = flags.DEFINE_bool("mask_documents", False, "Keep attention inside each document.")
 _DTYPE = flags.DEFINE_enum(
@@ -35,10 +38,10 @@ _ATTENTION = flags.DEFINE_enum(
     "attention",
     "auto",
     ["auto", "xla", "cudnn", "pallas"],
-    "auto: cudnn on GPUs, pallas for packed documents on Hopper GPUs, else xla.",
+    "auto: pallas on Hopper GPUs, cudnn on others without masked documents, else xla.",
 )
 _LOSS = flags.DEFINE_enum(
-    "loss_impl", "auto", ["auto", "xla", "pallas"], "auto: xla; pallas needs a Hopper GPU."
+    "loss_impl", "auto", ["auto", "xla", "pallas"], "auto: pallas on Hopper GPUs, else xla."
 )
 _REMAT = flags.DEFINE_bool("remat", False, "Recompute layers backward: less memory, more time.")
 _PARALLEL = flags.DEFINE_enum("parallel", "pmap", ["pmap", "jit"], "How steps reach the devices.")
@@ -86,6 +89,7 @@ def main() -> int:
         warmup_steps=_WARMUP.value,
         weight_decay=_DECAY.value,
         clip=_CLIP.value,
+        z_loss=_Z_LOSS.value,
         seed=_SEED.value,
         mask_documents=_MASK.value,
         compute_dtype=_DTYPE.value,

@@ -78,16 +78,23 @@ class Qwen2(nn.Module):
         targets_BT: jax.Array,
         weights_BT: jax.Array,
         segment_start_BT: jax.Array | None = None,
-    ) -> jax.Array:
-        """Sum of each target's weighted negative log-likelihood in nats, float32, without the
-        logits in memory, by `model.apply(..., method="cross_entropy")`."""
-        return linear_cross_entropy(
+        z_loss: float = 0.0,
+    ) -> tuple[jax.Array, jax.Array]:
+        """What training minimises and, without gradient, the nats alone: float32 sums over targets,
+        without the logits in memory, by `model.apply(..., method="cross_entropy")`.
+
+        A target's nats are its negative log-likelihood. What is minimised has, for each, also
+        `z_loss` times the square of the log-normaliser; both are weighted.
+        """
+        objective, nats_BT = linear_cross_entropy(
             self.hidden(ids_BT, segment_start_BT),
             self._head().weight_VD,
             targets_BT,
             weights_BT,
+            z_loss=z_loss,
             impl=self.loss_impl,
-        )[0]
+        )
+        return objective, jnp.sum(jnp.where(weights_BT == 0, 0.0, weights_BT * nats_BT))
 
     def _head(self) -> "Embedding":
         return self.model.embed_tokens if self.config.tied else self.lm_head

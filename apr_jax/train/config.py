@@ -45,6 +45,9 @@ class TrainConfig:
     adam_eps: float = 1e-8
     clip: float = 1.0
     """Largest global norm of the gradient; 0 leaves it as it is."""
+    z_loss: float = 0.0
+    """Factor of the squared log-normaliser that is minimised beside the loss; 0: none. Logged
+    losses are without it."""
     seed: int = 42
     mask_documents: bool = False
     """Attention stays inside a document (split at EOS) when several share a window."""
@@ -77,7 +80,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "seq_length", "eval_every", "save_every"):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("weight_decay", "clip", "seed", "val_tokens", "max_overlap", "min_val_loss"):
+        for name in (
+            "weight_decay",
+            "clip",
+            "z_loss",
+            "seed",
+            "val_tokens",
+            "max_overlap",
+            "min_val_loss",
+        ):
             self._require(name, getattr(self, name) >= 0, "must not be negative")
         for name in ("warmup_steps", *_THRESHOLDS):
             value = getattr(self, name)

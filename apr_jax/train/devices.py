@@ -33,33 +33,21 @@ def model_options(
         compute_dtype = "bfloat16" if on_gpu else "float32"
     if attention == "auto":
         attention = fastest_attention(jnp.dtype(compute_dtype), head_dim, packed=mask_documents)
-        # The kernels have been timed and tested on a GPU, whole training steps with them not yet:
-        # until then they are taken only where the other choice holds all scores in memory.
-        if attention == "pallas" and not mask_documents:
-            attention = "cudnn" if head_dim % 8 == 0 else "pallas"
     return {"compute_dtype": jnp.dtype(compute_dtype), "attention_impl": attention}
 
 
-def choose_loss(
-    choice: str, config: Qwen2Config, compute_dtype: Any, *, partitioned: bool
-) -> dict[str, str]:
-    """`load_model`'s option `loss_impl`, with "auto" decided: "xla".
-
-    A whole training step with the kernel of "pallas" has not been timed on a GPU yet; alone it is
-    faster (bench/results.md).
-
-    Args:
-      partitioned: whether the compiler cuts one step up for several devices.
+def choose_loss(choice: str, config: Qwen2Config, compute_dtype: Any) -> dict[str, str]:
+    """`load_model`'s option `loss_impl`, with "auto" decided: "pallas" where it can run.
 
     Raises:
       TrainError: "pallas" was chosen and cannot run.
     """
     reason = pallas_loss_unsupported(config, compute_dtype)
-    if reason is None and partitioned:
-        reason = "is not cut up for several devices by jit; take parallel='pmap'"
     if choice == "pallas" and reason:
-        raise TrainError(f"loss_impl='pallas' {reason}, or take loss_impl='xla'")
-    return {"loss_impl": "xla" if choice == "auto" else choice}
+        raise TrainError(f"loss_impl='pallas' {reason}; take loss_impl='xla'")
+    if choice == "auto":
+        choice = "xla" if reason else "pallas"
+    return {"loss_impl": choice}
 
 
 @contextlib.contextmanager

@@ -93,7 +93,13 @@ class _Run:
             TrainState(jnp.int32(0), params, optimizer.init(params))
         )
         self.run_step = setup.parallel.compile(
-            functools.partial(train_step, model=setup.model, optimizer=optimizer), donate=True
+            functools.partial(
+                train_step,
+                model=setup.model,
+                optimizer=optimizer,
+                z_loss=self.config.z_loss,
+            ),
+            donate=True,
         )
         self.evaluate = Evaluator(setup.model, setup.val_shards, setup.val_batches, setup.parallel)
         self.checkpoints = Checkpoints(self.out / CHECKPOINTS)

@@ -37,11 +37,6 @@ class DataParallel:
         """How many parts a batch is cut into."""
         return len(self.devices)
 
-    @property
-    def partitioned(self) -> bool:
-        """Whether the compiler cuts one step up for several devices."""
-        return self.mode == "jit" and self.num_devices > 1
-
     def check_batch(self, sequences: int, what: str) -> None:
         """Refuse a batch that does not divide among the devices."""
         if sequences % self.num_devices:

@@ -66,12 +66,7 @@ def prepare(config: TrainConfig) -> tuple[Setup, Any]:
             mask_documents=config.mask_documents,
             head_dim=init.config.head_dim,
         ) | {"remat": config.remat}
-        options |= choose_loss(
-            config.loss_impl,
-            init.config,
-            options["compute_dtype"],
-            partitioned=parallel.partitioned,
-        )
+        options |= choose_loss(config.loss_impl, init.config, options["compute_dtype"])
         settings = _settings(config, options)
         _require_same_run(config, settings)
         tokenizer = compare_tokenizer(init, train_shards)

@@ -33,18 +33,13 @@ def alone(tree: Any) -> Any:
     return tree
 
 
-def loss_sum(model: Any, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Summed cross-entropy in nats and the number of targets it is summed over, float32."""
-    nats = model.apply({"params": params}, **batch, method="cross_entropy")
-    return nats, jnp.sum(batch["weights_BT"])
-
-
 def train_step(
     state: TrainState,
     batch_ABT: Batch,
     *,
     model: Any,
     optimizer: optax.GradientTransformation,
+    z_loss: float = 0.0,
     total: Total = alone,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Update the parameters by the gradient of the mean loss over every target of the batch.
@@ -53,6 +48,7 @@ def train_step(
       state: before the step.
       batch_ABT: the batch's arrays with a leading axis of micro-batches.
       model: a Flax module, `optimizer`: as made by `make_optimizer`. Both static.
+      z_loss: factor of the squared log-normaliser that is minimised beside the loss.
       total: sums over peers that hold other parts of the batch.
 
     Returns:
@@ -60,7 +56,7 @@ def train_step(
       before clipping), `lr` (that this update used), `tokens`, and `leaf_norms`: the gradient's
       norm per parameter in tree order, to name the leaf when one is not finite.
     """
-    grads, (loss, tokens) = total(_summed_gradients(model, state.params, batch_ABT))
+    grads, (loss, tokens) = total(_summed_gradients(model, state.params, batch_ABT, z_loss))
     # One division by the global count: a mean of per-device or per-micro-batch means would weigh
     # the tokens of short parts more.
     count = jnp.maximum(tokens, 1.0)
@@ -83,18 +79,21 @@ def eval_step(
     params: Any, batch: Batch, *, model: Any, total: Total = alone
 ) -> tuple[jax.Array, jax.Array]:
     """Summed cross-entropy in nats over the batch, and its number of targets."""
-    return total(loss_sum(model, params, batch))
+    _, nats = model.apply({"params": params}, **batch, method="cross_entropy")
+    return total((nats, jnp.sum(batch["weights_BT"])))
 
 
 def _summed_gradients(
-    model: Any, params: Any, batch_ABT: Batch
+    model: Any, params: Any, batch_ABT: Batch, z_loss: float
 ) -> tuple[Any, tuple[jax.Array, jax.Array]]:
     """Gradient of the summed loss, the summed loss and the count, over all micro-batches."""
 
     def of_one(micro_BT: Batch) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            loss, tokens = loss_sum(model, params, micro_BT)
-            return loss, (loss, tokens)
+            objective, nats = model.apply(
+                {"params": params}, **micro_BT, z_loss=z_loss, method="cross_entropy"
+            )
+            return objective, (nats, jnp.sum(micro_BT["weights_BT"]))
 
         return jax.grad(objective, has_aux=True)(params)
 

@@ -1,3 +1,3 @@
 """Attention: one public function, several implementations."""
 
-from kernels.attention.api import IMPLEMENTATIONS, attention, fastest
+from kernels.attention.api import IMPLEMENTATIONS, attention, attention_and_lse, fastest

@@ -4,6 +4,8 @@ Letters in shapes: B batch, T query, S key, N query heads, K key-value heads, H 
 """
 
 import math
+import numbers
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,7 @@ def attention(
     segment_start_BT: jax.Array | None = None,
     causal: bool = True,
     q_offset: int | jax.Array = 0,
-    scale: float | None = None,
+    scale: float | jax.Array | None = None,
     impl: str,
 ) -> jax.Array:
     """Softmax attention with grouped queries: query head n reads key-value head n // (N // K).
@@ -34,7 +36,7 @@ def attention(
         the query's own place. Key s is visible to query t iff segment_start[t] <= s <= t.
       causal: query t sees no key after its own place.
       q_offset: the place of the first query among the keys, for queries that continue a cache.
-      scale: factor on the scores; None is 1/sqrt(H).
+      scale: factor on the scores; None is 1/sqrt(H). An array, traced or not, only by "xla".
       impl: "xla" runs everywhere; "pallas" is fused, on Hopper GPUs in 16 bits, its gradient the
         same bits every time; "cudnn" is fused, on CUDA GPUs in 16 bits, without packed rows.
 
@@ -45,13 +47,51 @@ def attention(
       ValueError, TypeError: shapes, dtypes or arguments that do not go together.
       NotImplementedError: `impl` cannot run this here. Nothing falls back to another one.
     """
+    return _run(
+        q_BTNH, k_BSKH, v_BSKH, segment_start_BT, causal, q_offset, scale, impl, return_lse=False
+    )
+
+
+def attention_and_lse(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    *,
+    segment_start_BT: jax.Array | None = None,
+    causal: bool = True,
+    q_offset: int | jax.Array = 0,
+    scale: float | jax.Array | None = None,
+    impl: str,
+) -> tuple[jax.Array, jax.Array]:
+    """As `attention`, and with it the log-sum-exp of each query's scores, in nats: BTN in float32.
+
+    Both have gradients. Not by "cudnn". With it attention over parts of the keys can be joined:
+    a part's share is exp(its lse - logaddexp of all).
+    """
+    return _run(
+        q_BTNH, k_BSKH, v_BSKH, segment_start_BT, causal, q_offset, scale, impl, return_lse=True
+    )
+
+
+def _run(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    segment_start_BT: jax.Array | None,
+    causal: bool,
+    q_offset: int | jax.Array,
+    scale: float | jax.Array | None,
+    impl: str,
+    *,
+    return_lse: bool,
+) -> Any:
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl={impl!r} is not one of {', '.join(map(repr, IMPLEMENTATIONS))}")
     _check_arrays(q_BTNH, k_BSKH, v_BSKH)
     _check_visibility(q_BTNH, k_BSKH, segment_start_BT, causal, q_offset)
     scale = 1 / math.sqrt(q_BTNH.shape[-1]) if scale is None else scale
     if impl != "xla":
-        _check_fused(impl, q_BTNH, segment_start_BT is not None, q_offset, scale)
+        _check_fused(impl, q_BTNH, segment_start_BT is not None, q_offset, scale, return_lse)
     if impl == "pallas":
         return attention_pallas(
             q_BTNH,
@@ -59,7 +99,8 @@ def attention(
             v_BSKH,
             segment_start_BT=segment_start_BT,
             causal=causal,
-            scale=scale,
+            scale=float(scale),
+            return_lse=return_lse,
         )
     if impl == "cudnn":
         return jax.nn.dot_product_attention(
@@ -73,6 +114,7 @@ def attention(
         causal=causal,
         q_offset=q_offset,
         scale=scale,
+        return_lse=return_lse,
     )
 
 
@@ -136,11 +178,20 @@ def fastest(dtype: jnp.dtype, head_size: int, *, packed: bool) -> str:
 
 
 def _check_fused(
-    impl: str, q_BTNH: jax.Array, packed: bool, q_offset: int | jax.Array, scale: float
+    impl: str,
+    q_BTNH: jax.Array,
+    packed: bool,
+    q_offset: int | jax.Array,
+    scale: float | jax.Array,
+    return_lse: bool,
 ) -> None:
     obstacle = _obstacle(impl, q_BTNH.dtype, q_BTNH.shape[-1], packed)
     if obstacle is None and not _is_zero(q_offset):
         obstacle = "counts queries from the first key, so it cannot continue a cache"
+    if obstacle is None and not isinstance(scale, numbers.Real):
+        obstacle = "is compiled for its scale, which must be a number and not an array"
+    if obstacle is None and impl == "cudnn" and return_lse:
+        obstacle = "gives no log-sum-exp that has gradients"
     if obstacle is None and impl == "pallas" and not scale > 0:
         obstacle = f"takes a positive scale, not {scale}"
     if obstacle is not None:

@@ -27,20 +27,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.attention import spans, tiles
 from kernels.attention.tiles import LOG2_E, ROW, ROWS, TILE, Problem
-
-
-@dataclasses.dataclass(frozen=True)
-class ForwardSizes:
-    """What decides the speed of the forward pass, not its result."""
-
-    keys: int = 128  # in one tile
-    warpgroups: int = 2  # that compute
-    stages: int = 2  # tiles of keys in flight
-
-    @property
-    def queries(self) -> int:
-        """In one block."""
-        return self.warpgroups * ROWS
+from kernels.attention.tuning import ForwardSizes
 
 
 @functools.partial(jax.jit, static_argnames=("problem", "sizes"))
@@ -102,32 +89,25 @@ def _block(
     sizes: ForwardSizes,
     **shared: Any,
 ) -> None:
-    # The last blocks have the most keys to see: started first, they leave no tail.
-    block = lax.axis_size("block") - 1 - lax.axis_index("block")
-    batch, head = lax.axis_index("batch"), lax.axis_index("head")
+    own = spans.queries_of_block(sizes.queries, sizes.keys, problem, low_ref, high_ref)
     warpgroup = lax.axis_index("warpgroup")
-    base = block * sizes.queries
-    low, high = (None if x is None else x[batch, block] for x in (low_ref, high_ref))
-    first, stop = spans.keys_seen(base, sizes.queries, sizes.keys, problem, low)
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
         plgpu.set_max_registers(24, action="decrease")
-        rows = pl.ds(base, sizes.queries)
-        plgpu.copy_gmem_to_smem(q_ref.at[batch, rows, head], shared["q_smem"], shared["q_full"])
-        kv_head = lax.div(head, q_ref.shape[2] // k_all.shape[2])
-        k_ref, v_ref = k_all.at[batch, :, kv_head], v_all.at[batch, :, kv_head]
-        tiles.bring_keys(k_ref, v_ref, first, stop, shared)
+        q_own = q_ref.at[own.batch, pl.ds(own.base, sizes.queries), own.head]
+        plgpu.copy_gmem_to_smem(q_own, shared["q_smem"], shared["q_full"])
+        tiles.bring_keys(k_all, v_all, q_ref.shape[2], own, shared)
 
     @pl.when(warpgroup < sizes.warpgroups)
     def _compute() -> None:
         plgpu.set_max_registers(tiles.registers(sizes.warpgroups), action="increase")
-        row = base + warpgroup * ROWS
-        start = None if start_ref is None else tiles.load_rows(start_ref, (batch,), row)
-        own = pl.ds(warpgroup * ROWS, ROWS)
-        mine = shared | {"q_smem": shared["q_smem"].at[own], "lse_smem": shared["lse_smem"].at[own]}
+        row = own.base + warpgroup * ROWS
+        start = None if start_ref is None else tiles.load_rows(start_ref, (own.batch,), row)
+        rows = pl.ds(warpgroup * ROWS, ROWS)
+        mine = shared | {name: shared[name].at[rows] for name in ("q_smem", "lse_smem")}
         queries = _Queries(
-            row=row, start=start, high=high, first=first, stop=stop,
+            row=row, start=start, high=own.high, first=own.first, stop=own.stop,
             problem=problem, sizes=sizes, **mine,
         )  # fmt: skip
         out, lse = queries.attend()
@@ -135,8 +115,8 @@ def _block(
             out,
             lse,
             mine,
-            out_ref.at[batch, pl.ds(row, ROWS), head],
-            lse_ref.at[batch, head, pl.ds(row, ROWS)],
+            out_ref.at[own.batch, pl.ds(row, ROWS), own.head],
+            lse_ref.at[own.batch, own.head, pl.ds(row, ROWS)],
         )
 
 

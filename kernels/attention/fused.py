@@ -4,6 +4,7 @@ Letters in shapes: B batch, T query, S key, N query heads, K key-value heads, H 
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from kernels.attention import tuning
 from kernels.attention.backward import backward
 from kernels.attention.forward import forward
 from kernels.attention.partition import partitioned_backward, partitioned_forward
-from kernels.attention.tiles import Problem
+from kernels.attention.tiles import LOG2_E, Problem
+from kernels.devices import alike
 
 _ROWS = 8  # TMA moves rows by eights
 
@@ -26,9 +28,10 @@ def attention_pallas(
     segment_start_BT: jax.Array | None,
     causal: bool,
     scale: float,
+    return_lse: bool = False,
     sizes: tuning.Sizes | None = None,
     interpret: bool = False,
-) -> jax.Array:
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """See `kernels.attention.attention`; the arguments are checked there.
 
     `interpret` runs the same kernels on a CPU, slowly, and prints what races it sees.
@@ -47,47 +50,78 @@ def attention_pallas(
         segment_start_BT = jnp.pad(segment_start_BT, ((0, 0), (0, -T % _ROWS)), mode="edge")
     problem = Problem(causal=causal, scale=scale, keys=S, interpret=interpret)
     sizes = tuning.sizes(width) if sizes is None else sizes
-    out_BTNH = _attention(q_BTNH, k_BSKH, v_BSKH, segment_start_BT, problem, sizes)
-    return out_BTNH[:, :T, :, :H]
+    arrays = (q_BTNH, k_BSKH, v_BSKH, *([] if segment_start_BT is None else [segment_start_BT]))
+    out_BTNH, *lse_BTN = _attention(alike(*arrays), problem, sizes, return_lse)
+    out_BTNH = out_BTNH[:, :T, :, :H]
+    return (out_BTNH, lse_BTN[0][:, :T]) if return_lse else out_BTNH
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
 def _attention(
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    start_BT: jax.Array | None,
-    problem: Problem,
-    sizes: tuning.Sizes,
-) -> jax.Array:
-    return _attention_forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes)[0]
+    arrays: tuple[jax.Array, ...], problem: Problem, sizes: tuning.Sizes, with_lse: bool
+) -> tuple[jax.Array, ...]:
+    """Of q, k, v and perhaps `segment_start_BT` the output and, if wanted, the natural lse BTN."""
+    return _attention_forward(arrays, problem, sizes, with_lse)[0]
 
 
-def _attention_forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes):
-    packed, group = start_BT is not None, q_BTNH.shape[2] // k_BSKH.shape[2]
+def _attention_forward(arrays, problem, sizes, with_lse):
+    packed, group = _kind(arrays)
 
     def run(q_BTNH, k_BSKH, v_BSKH, start_BT=None):
         return forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes.forward)
 
-    inputs = (q_BTNH, k_BSKH, v_BSKH, *([start_BT] if packed else []))
-    out_BTNH, lse_BNL = partitioned_forward(run, packed, group)(*inputs)
-    return out_BTNH, (inputs, out_BTNH, lse_BNL)
+    found = _under_vmap(partitioned_forward(run, packed, group))(*arrays)
+    out_BTNH, lse_BNL = alike(*found, *arrays)[:2]
+    results = [out_BTNH]
+    if with_lse:
+        results.append(lse_BNL[:, :, : out_BTNH.shape[1]].swapaxes(1, 2) / LOG2_E)
+    return tuple(results), (arrays, out_BTNH, lse_BNL)
 
 
-def _attention_backward(problem, sizes, kept, do_BTNH):
-    inputs, out_BTNH, lse_BNL = kept
-    (q_BTNH, k_BSKH, _), start = inputs[:3], inputs[3:]
-    packed, group = bool(start), q_BTNH.shape[2] // k_BSKH.shape[2]
+def _attention_backward(problem, sizes, with_lse, kept, gradients):
+    arrays, out_BTNH, lse_BNL = kept
+    packed, group = _kind(arrays)
+    do_BTNH, *dlse = gradients
+    if with_lse:
+        missing = lse_BNL.shape[2] - out_BTNH.shape[1]
+        dlse = [jnp.pad(dlse[0].swapaxes(1, 2), ((0, 0), (0, 0), (0, missing)))]
 
     def run(q_BTNH, k_BSKH, v_BSKH, *more):
-        start_BT = more[0] if packed else None
+        start_BT, more = (more[0], more[1:]) if packed else (None, more)
+        more = more if with_lse else (*more, None)
         return backward(
-            q_BTNH, k_BSKH, v_BSKH, start_BT, *more[-3:], problem, sizes.grad_q, sizes.grad_kv
+            q_BTNH, k_BSKH, v_BSKH, start_BT, *more, problem, sizes.grad_q, sizes.grad_kv
         )
 
-    grads = partitioned_backward(run, packed, group)(*inputs, out_BTNH, lse_BNL, do_BTNH)
-    none = np.zeros(start[0].shape, jax.dtypes.float0) if packed else None
-    return *grads, none
+    run = _under_vmap(partitioned_backward(run, packed, group, with_lse))
+    grads = alike(*run(*arrays, out_BTNH, do_BTNH, lse_BNL, *dlse), *arrays)[:3]
+    none = [np.zeros(start_BT.shape, jax.dtypes.float0) for start_BT in arrays[3:]]
+    return ((*grads, *none),)
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _kind(arrays):
+    """Whether rows are packed, and how many query heads share a key-value head."""
+    return len(arrays) == 4, arrays[0].shape[2] // arrays[1].shape[2]
+
+
+def _under_vmap(function: Callable) -> Callable:
+    """`function`, of arrays and to arrays that begin with the batch: a further axis joins it."""
+
+    @jax.custom_batching.custom_vmap
+    def run(*arrays):
+        return tuple(function(*arrays))
+
+    @run.def_vmap
+    def _joined(size, mapped, *arrays):
+        arrays = (
+            x if is_mapped else jnp.broadcast_to(x[None], (size, *x.shape))
+            for x, is_mapped in zip(arrays, mapped, strict=True)
+        )
+        found = run(*(x.reshape(-1, *x.shape[2:]) for x in arrays))
+        found = tuple(x.reshape(size, -1, *x.shape[1:]) for x in found)
+        return found, (True,) * len(found)
+
+    return run

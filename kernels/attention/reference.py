@@ -17,7 +17,8 @@ def attention_xla(
     causal: bool,
     q_offset: int | jax.Array,
     scale: float,
-) -> jax.Array:
+    return_lse: bool = False,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
     """See `kernels.attention.attention`; the arguments are checked there."""
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
@@ -37,7 +38,11 @@ def attention_xla(
     # In float32: sums of thousands of exponentials need more than 8 bits.
     weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
     out_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH, precision=precision)
-    return out_BTKGH.reshape(B, T, N, H)
+    out_BTNH = out_BTKGH.reshape(B, T, N, H)
+    if not return_lse:
+        return out_BTNH
+    lse_BKGT = jax.nn.logsumexp(scores_BKGTS, axis=-1)
+    return out_BTNH, lse_BKGT.reshape(B, N, T).swapaxes(1, 2)
 
 
 def _visible(

@@ -3,6 +3,7 @@
 Letters in shapes: B batch, T query, S key, I block.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -51,6 +52,30 @@ def keys_seen(row: Any, queries: int, keys: int, problem: Problem, low: Any) -> 
     if problem.causal:
         stop = lax.min(stop, pl.cdiv(row + queries, keys))
     return 0 if low is None else lax.div(low, keys), stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """The queries of a block of threads, and the tiles [first, stop) of keys that they see."""
+
+    batch: Any
+    head: Any
+    base: Any  # place of the first
+    high: Any  # the last of the first keys of their documents; None without documents
+    first: Any
+    stop: Any
+
+
+def queries_of_block(
+    queries: int, keys: int, problem: Problem, low_ref: Any, high_ref: Any
+) -> Queries:
+    """Those of this block; `low_ref` and `high_ref`, BI, are `extremes`."""
+    # The last blocks have the most keys to see: started first, they leave no tail.
+    block = lax.axis_size("block") - 1 - lax.axis_index("block")
+    batch, head = lax.axis_index("batch"), lax.axis_index("head")
+    low, high = (None if x is None else x[batch, block] for x in (low_ref, high_ref))
+    first, stop = keys_seen(block * queries, queries, keys, problem, low)
+    return Queries(batch, head, block * queries, high, first, stop)
 
 
 def step_kinds(

@@ -167,23 +167,34 @@ def load_rows(ref: Any, batch: Any, first: Any) -> jax.Array:
     return plgpu.load(ref.at[(*batch, pl.ds(first, ROWS))], layout=ROW, optimized=False)
 
 
-def bring_keys(k_ref: Any, v_ref: Any, first: Any, stop: Any, shared: dict[str, Any]) -> None:
-    """The memory warpgroup's work: tiles of keys and values from the last to the first."""
+def bring_keys(k_all: Any, v_all: Any, heads: int, own: Any, shared: dict[str, Any]) -> None:
+    """The memory warpgroup's work: the tiles of keys and values that a block's queries `own`, of
+    one of `heads` heads, see, from the last to the first."""
+    kv_head = lax.div(own.head, heads // k_all.shape[2])
     pairs = [
-        (ref, shared[f"{name}_smem"], shared[f"{name}_full"], shared[f"{name}_empty"])
-        for ref, name in ((k_ref, "k"), (v_ref, "v"))
+        (
+            ref.at[own.batch, :, kv_head],
+            *(shared[f"{name}_{what}"] for what in ("smem", "full", "empty")),
+        )
+        for ref, name in ((k_all, "k"), (v_all, "v"))
     ]
     stages, keys = pairs[0][1].shape[:2]
 
-    @pl.loop(0, stop - first)
+    @pl.loop(0, own.stop - own.first)
     def _bring(step: jax.Array) -> None:
         slot = lax.rem(step, stages)
         for ref, smem, full, empty in pairs:
-            pl.when(step >= stages)(functools.partial(plgpu.barrier_wait, empty.at[slot]))
-            tile = pl.ds((stop - 1 - step) * keys, keys)
+            until_used(empty, step, stages)
+            tile = pl.ds((own.stop - 1 - step) * keys, keys)
             plgpu.copy_gmem_to_smem(ref.at[tile], smem.at[slot], full.at[slot])
 
-    drain([empty for *_, empty in pairs], stop - first, stages)
+    drain([empty for *_, empty in pairs], own.stop - own.first, stages)
+
+
+def until_used(empty: Any, step: Any, stages: int) -> None:
+    """Waits until what a slot was filled with before `step` was used."""
+    wait = functools.partial(plgpu.barrier_wait, empty.at[lax.rem(step, stages)])
+    pl.when(step >= stages)(wait)
 
 
 def drain(barriers: list[Any], count: Any, stages: int) -> None:
@@ -193,6 +204,14 @@ def drain(barriers: list[Any], count: Any, stages: int) -> None:
     def _wait(step: jax.Array) -> None:
         for barrier in barriers:
             plgpu.barrier_wait(barrier.at[lax.rem(step, stages)])
+
+
+def long_enough(x_BNT: jax.Array | None, queries: int, size: int) -> jax.Array | None:
+    """Zeros at the end where there is none of the last block; what such a query adds is 0."""
+    if x_BNT is None:
+        return None
+    missing = pl.cdiv(queries, size) * size - x_BNT.shape[2]
+    return jnp.pad(x_BNT, ((0, 0), (0, 0), (0, max(missing, 0))))
 
 
 @contextlib.contextmanager

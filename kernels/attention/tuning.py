@@ -7,11 +7,38 @@ import pathlib
 
 import jax
 
-from kernels.attention.backward import BackwardSizes
-from kernels.attention.forward import ForwardSizes
+from kernels.attention.tiles import ROWS
 
 HEAD_SIZES = (64, 128)
 _TABLE = pathlib.Path(__file__).with_name("tuning.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardSizes:
+    """What decides the speed of the forward pass, not its result."""
+
+    keys: int = 128  # in one tile
+    warpgroups: int = 2  # that compute
+    stages: int = 2  # tiles of keys in flight
+
+    @property
+    def queries(self) -> int:
+        """In one block."""
+        return self.warpgroups * ROWS
+
+
+@dataclasses.dataclass(frozen=True)
+class BackwardSizes:
+    """What decides the speed of a backward kernel, not its result."""
+
+    tile: int = 64  # keys, or queries, of one step
+    warpgroups: int = 2  # that compute, each 64 of what the kernel owns
+    stages: int = 2  # tiles in flight
+
+    @property
+    def owned(self) -> int:
+        """Queries, or keys, of one block."""
+        return self.warpgroups * ROWS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,9 @@ import math
 import jax
 import jax.numpy as jnp
 
+from kernels.devices import alike
 from kernels.loss.chunked import chunked_cross_entropy
-from kernels.loss.tile_softmax import ROWS, unsupported
+from kernels.loss.exponentials import ROWS, unsupported
 
 IMPLEMENTATIONS = ("pallas", "xla")
 
@@ -65,11 +66,14 @@ def linear_cross_entropy(
         ignored_BT = jnp.zeros((B, T), bool)
     else:
         ignored_BT = targets_BT == ignore_index
-    loss, nats_M = chunked_cross_entropy(
+    arrays = alike(
         x_BTD.reshape(B * T, D),
         weight_VD,
         jnp.where(ignored_BT, 0, targets_BT).reshape(B * T),
         jnp.where(ignored_BT, 0, weights_BT).reshape(B * T),
+    )
+    loss, nats_M = chunked_cross_entropy(
+        *arrays,
         z_loss,
         chunk_size,
         impl,
@@ -79,20 +83,21 @@ def linear_cross_entropy(
 
 def _bytes_per_token(dtype: jnp.dtype, num_rows: int, impl: str) -> int:
     """That a token takes while its chunk goes through the head."""
-    # The kernel's softmaxes become the gradient in place; logits in float32 cannot.
+    # The kernel's logits stay on the chip.
     return num_rows * (dtype.itemsize if impl == "pallas" else 4 + dtype.itemsize)
 
 
 def _chunk_size(num_tokens: int, largest: int, impl: str) -> int:
     """Tokens of a chunk, at most `largest`: all chunks alike, with little to fill up."""
+    num_tokens = max(num_tokens, 1)
     if impl == "xla" and num_tokens <= largest:
-        return max(num_tokens, 1)
+        return num_tokens
     tile = ROWS if impl == "pallas" else min(128, 1 << max(largest, 1).bit_length() - 1)
     if largest < tile:
         raise ValueError(f"max_bytes holds {largest} tokens, impl={impl!r} needs {tile}")
-    fewest = max(-(-num_tokens // (largest // tile * tile)), 1)
+    fewest = -(-num_tokens // (largest // tile * tile))
     sizes = [-(-num_tokens // (n * tile)) * tile for n in range(fewest, 2 * fewest + 1)]
-    return min(sizes, key=lambda size: -(-num_tokens // size) * size) or tile
+    return min(sizes, key=lambda size: -(-num_tokens // size) * size)
 
 
 def _check_arrays(

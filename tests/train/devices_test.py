@@ -34,7 +34,7 @@ def test_utilisation_is_known_for_known_devices_only(monkeypatch):
     ("backend", "capability", "mask", "head_dim", "dtype", "attention"),
     [
         ("cpu", None, False, 64, "float32", "xla"),
-        ("gpu", "9.0", False, 64, "bfloat16", "cudnn"),
+        ("gpu", "9.0", False, 64, "bfloat16", "pallas"),
         ("gpu", "9.0", True, 128, "bfloat16", "pallas"),
         ("gpu", "9.0", False, 256, "bfloat16", "cudnn"),
         ("gpu", "9.0", False, 20, "bfloat16", "pallas"),
@@ -51,30 +51,15 @@ def test_auto_takes_what_fits(monkeypatch, backend, capability, mask, head_dim, 
     assert options == {"compute_dtype": jnp.dtype(dtype), "attention_impl": attention}
 
 
-@pytest.mark.parametrize(
-    ("reason", "partitioned", "refusal"),
-    [
-        (None, False, None),
-        (None, True, "loss_impl='pallas' is not cut up for several devices by jit; take"),
-        (
-            "needs a faster GPU",
-            False,
-            "loss_impl='pallas' needs a faster GPU, or take loss_impl='xla'",
-        ),
-    ],
-)
-def test_the_loss_is_the_kernel_only_where_it_can_run(monkeypatch, reason, partitioned, refusal):
-    monkeypatch.setattr(devices, "pallas_loss_unsupported", lambda config, dtype: reason)
+def test_the_loss_is_the_kernel_where_it_can_run(monkeypatch):
+    def chosen(choice, reason):
+        monkeypatch.setattr(devices, "pallas_loss_unsupported", lambda config, dtype: reason)
+        return devices.choose_loss(choice, QWEN2_5_0_5B, jnp.bfloat16)["loss_impl"]
 
-    def chosen(choice):
-        return devices.choose_loss(choice, QWEN2_5_0_5B, jnp.bfloat16, partitioned=partitioned)
-
-    assert chosen("auto") == chosen("xla") == {"loss_impl": "xla"}
-    if refusal is None:
-        assert chosen("pallas") == {"loss_impl": "pallas"}
-    else:
-        with pytest.raises(TrainError, match=refusal):
-            chosen("pallas")
+    assert chosen("auto", None) == chosen("pallas", None) == "pallas"
+    assert chosen("auto", "is slow") == chosen("xla", "is slow") == chosen("xla", None) == "xla"
+    with pytest.raises(TrainError, match="loss_impl='pallas' is slow; take loss_impl='xla'"):
+        chosen("pallas", "is slow")
 
 
 def test_only_memory_is_explained():

@@ -108,6 +108,27 @@ def test_first_update_is_adamw_of_the_clipped_gradient():
         np.testing.assert_allclose(updated[name][real], expected[real], atol=2e-6, err_msg=name)
 
 
+def test_z_loss_is_minimised_and_not_logged():
+    params, batch, z_loss = _params(), _batch(), 0.3
+
+    def objective(params):
+        logits_BTV = MODEL.apply({"params": params}, batch["ids_BT"])
+        log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+        nats_BT = (
+            log_z_BT - jnp.take_along_axis(logits_BTV, batch["targets_BT"][..., None], 2)[..., 0]
+        )
+        count = batch["weights_BT"].sum()
+        return jnp.sum(batch["weights_BT"] * (nats_BT + z_loss * log_z_BT**2)) / count
+
+    step = functools.partial(train_step, model=MODEL, optimizer=make_optimizer(SETTINGS))
+    _, plain = step(_state(), _cut(batch, 1))
+    _, found = step(_state(), _cut(batch, 1), z_loss=z_loss)
+    np.testing.assert_array_equal(found["loss"], plain["loss"])
+    norm = optax.tree.norm(jax.grad(objective)(params))
+    np.testing.assert_allclose(found["grad_norm"], norm, rtol=1e-4)
+    assert abs(norm - plain["grad_norm"]) > 0.01 * norm
+
+
 def test_every_parameter_learns_and_the_head_stays_tied():
     state = _state()
     for seed in range(3):

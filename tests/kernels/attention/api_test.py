@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from kernels.attention import attention
+from kernels.attention import attention, attention_and_lse
 from tests.kernels.attention import oracle
 
 # Largest error over the largest value of the float64 result, for standard normal inputs.
@@ -88,11 +88,35 @@ def test_gradients_stay_in_document_and_past() -> None:
         assert not np.any(reached_TS[alone_T] & ~visible_TS[alone_T])
 
 
+def test_parts_of_the_keys_are_joined_by_their_log_sum_exp() -> None:
+    q_BTNH, k_BSKH, v_BSKH = inputs(9, 30, 4, 2, 64)
+
+    def joined(k_BSKH: Array, v_BSKH: Array) -> Array:
+        outs, lses = zip(
+            *(
+                attention_and_lse(q_BTNH, k_BSKH[:, s], v_BSKH[:, s], causal=False, impl="xla")
+                for s in (slice(0, 7), slice(7, 30))
+            ),
+            strict=True,
+        )
+        shares = jax.nn.softmax(jnp.stack(lses), axis=0)
+        return jnp.sum(shares[..., None] * jnp.stack(outs), axis=0)
+
+    def whole(k_BSKH: Array, v_BSKH: Array) -> Array:
+        return attention(q_BTNH, k_BSKH, v_BSKH, causal=False, impl="xla")
+
+    found, wanted = (jax.vjp(f, k_BSKH, v_BSKH) for f in (joined, whole))
+    np.testing.assert_allclose(found[0], wanted[0], atol=1e-5)
+    for x, y in zip(found[1](q_BTNH), wanted[1](q_BTNH), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
 REFUSED = {
     "unknown impl": (ValueError, "impl='flash' is not one of", {"impl": "flash"}),
     "heads": (ValueError, "4 query heads cannot be grouped over 3", {"k": (2, 9, 3, 64)}),
     "head size": (ValueError, "differ in batch or head size", {"k": (2, 9, 2, 32)}),
     "batch": (ValueError, "differ in batch or head size", {"k": (1, 9, 2, 64)}),
+    "no queries": (ValueError, "nothing to attend to", {"q": (2, 0, 4, 64)}),
     "k and v": (ValueError, "k and v differ in shape", {"v": (2, 8, 2, 64)}),
     "rank": (ValueError, "four axes", {"q": (9, 4, 64)}),
     "mixed dtypes": (TypeError, "not bfloat16, float32, float32", {"q_dtype": "bfloat16"}),
@@ -143,6 +167,7 @@ REFUSED_ON_A_GPU = {
     "pallas, a cache": ("cannot continue a cache", {"q_offset": 2}),
     "pallas, head size": ("up to 128, not 136", {"H": 136}),
     "pallas, scale": ("positive scale, not -1", {"scale": -1.0}),
+    "pallas, scale of an array": ("must be a number and not an array", {"scale": np.ones(())}),
     "pallas, other GPU": ("needs a Hopper GPU .*, not 'NVIDIA A100'", {"device": "8.0"}),
 }
 
@@ -159,6 +184,12 @@ def test_refuses_on_a_gpu(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     qkv = inputs(9, 9, 4, 2, kwargs.pop("H", 64), kwargs.pop("dtype", "bfloat16"))
     with pytest.raises(NotImplementedError, match=message):
         attention(*qkv, impl=case.split(",")[0], **kwargs)
+
+
+def test_cudnn_gives_no_log_sum_exp(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(NotImplementedError, match="no log-sum-exp that has gradients; use"):
+        attention_and_lse(*inputs(9, 9, 4, 2, 64, "bfloat16"), impl="cudnn")
 
 
 @pytest.mark.gpu

@@ -1,5 +1,6 @@
 """The Pallas kernels against the definition: on a CPU, watched for races, and on a GPU."""
 
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -7,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import Array
+from jax._src.pallas.mosaic_gpu.interpret.interpret_pallas_call import (
+    reset_gpu_interpret_mode_state,
+)
 
-from kernels.attention import attention, fastest
-from kernels.attention.backward import BackwardSizes
-from kernels.attention.forward import ForwardSizes
+from kernels.attention import attention, attention_and_lse, fastest, tiles
 from kernels.attention.fused import attention_pallas
-from kernels.attention.tuning import Sizes, sizes
+from kernels.attention.tuning import BackwardSizes, ForwardSizes, Sizes, sizes
 from tests.kernels.attention import oracle
 
 # Norm of the error over that of the float64 result; inputs are standard normal.
@@ -61,6 +63,14 @@ INTERPRETED = {
 }
 
 
+NARROW = Sizes(ForwardSizes(64, 1, 2), BackwardSizes(64, 1, 2), BackwardSizes(64, 1, 2))
+
+
+def interpreted(*qkv: Array, **options: object) -> Array | tuple[Array, Array]:
+    options = {"segment_start_BT": None, "causal": True, "scale": 0.2} | options
+    return attention_pallas(*qkv, interpret=True, **options)
+
+
 @pytest.fixture
 def no_race(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
     yield
@@ -69,19 +79,57 @@ def no_race(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
 
 @pytest.mark.parametrize("case", INTERPRETED)
 def test_interpreted(case: str, no_race: None) -> None:
-    T, S, N, K, H, causal, longest, dtype, tiles = INTERPRETED[case]
+    T, S, N, K, H, causal, longest, dtype, fields = INTERPRETED[case]
     q, k, v, do = inputs(T, S, N, K, H, dtype)
     start = None if longest is None else packed(1, T, longest)
 
     def function(q: Array, k: Array, v: Array) -> Array:
-        return attention_pallas(
-            q, k, v, segment_start_BT=start, causal=causal, scale=0.2, sizes=tiles, interpret=True
-        )
+        return interpreted(q, k, v, segment_start_BT=start, causal=causal, sizes=fields)
 
     found = with_gradients(function, q, k, v, do)
     wanted = oracle.with_gradients(q, k, v, do, segment_start_BT=start, causal=causal, scale=0.2)
     assert [x.dtype for x in found] == [q.dtype] * 4
     assert max(errors(found, wanted)) <= TOLERANCE[dtype]
+
+
+def test_log_sum_exp(no_race: None) -> None:
+    """Packed, of a length that no tile divides, with a gradient of its own."""
+    q, k, v, do = inputs(75, 75, 1, 1, 64, "bfloat16")
+    start, dlse = packed(1, 75, 30), np.random.default_rng(0).standard_normal((1, 75, 1))
+
+    def function(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+        return interpreted(q, k, v, segment_start_BT=start, return_lse=True, sizes=NARROW)
+
+    (out, lse), pullback = jax.vjp(function, q, k, v)
+    found = out, lse, *pullback((do, jnp.asarray(dlse, jnp.float32)))
+    wanted = oracle.with_gradients(q, k, v, do, segment_start_BT=start, scale=0.2, dlse_BTN=dlse)
+    assert lse.dtype == jnp.float32
+    assert max(errors(found, wanted)) <= TOLERANCE["bfloat16"]
+
+
+def test_a_mapped_axis_joins_the_batch(no_race: None) -> None:
+    q, k, v, do = inputs(64, 64, 1, 1, 64, "bfloat16", B=2)
+
+    def function(q: Array, k: Array, v: Array) -> Array:
+        return interpreted(q, k, v, sizes=NARROW)
+
+    wanted = with_gradients(function, q, k, v, do)
+    found = jax.vmap(lambda *arrays: with_gradients(function, *arrays))(
+        *(x[:, None] for x in (q, k, v, do))
+    )
+    for x, y in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(x[:, 0], y)
+
+
+def test_a_slot_that_is_filled_before_it_was_used_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the tests above can fail."""
+    monkeypatch.setattr(tiles, "until_used", lambda *_: None)
+    q, k, v, _ = inputs(64, 256, 1, 1, 64, "bfloat16")
+    try:
+        with pytest.raises(jax.errors.JaxRuntimeError, match="no threads observed phase 0"):
+            jax.block_until_ready(interpreted(q, k, v, causal=False, sizes=NARROW))
+    finally:
+        reset_gpu_interpret_mode_state()
 
 
 on_gpu = [
@@ -116,6 +164,17 @@ class TestAgainstCudnn:
         cudnn = errors(on_device(arrays, "cudnn", causal=causal), wanted)
         assert all(x <= 1.5 * y for x, y in zip(ours, cudnn, strict=True)), (ours, cudnn)
 
+    def test_large_scores(self, causal: bool, group: int, H: int) -> None:
+        """One key has nearly all the weight: gradients of scores are what rounding left."""
+        if group != 7:
+            pytest.skip("of one size of group")
+        q, *others = inputs(640, 640, 2 * group, 2, H, "bfloat16", B=2)
+        arrays = [8 * q, *others]
+        wanted = oracle.with_gradients(*arrays, causal=causal)
+        ours = errors(on_device(arrays, "pallas", causal=causal), wanted)
+        cudnn = errors(on_device(arrays, "cudnn", causal=causal), wanted)
+        assert all(x <= 1.5 * y for x, y in zip(ours, cudnn, strict=True)), (ours, cudnn)
+
 
 ON_A_GPU = {
     # T, S, N, K, H, causal, longest document, dtype
@@ -144,6 +203,34 @@ class TestOnAGpu:
         assert max(errors(found, oracle.with_gradients(*arrays, **kwargs))) <= TOLERANCE[dtype]
         for once, again in zip(found, on_device(arrays, "pallas", **kwargs), strict=True):
             np.testing.assert_array_equal(once, again)
+
+    def test_log_sum_exp(self) -> None:
+        q, k, v, do = inputs(777, 777, 7, 1, 64, "bfloat16", B=2)
+        start = packed(2, 777, 300)
+        dlse = np.random.default_rng(0).standard_normal((2, 777, 7)).astype(np.float32)
+
+        @jax.jit
+        def run(*arrays: Array) -> tuple[Array, ...]:
+            def function(*qkv: Array) -> tuple[Array, Array]:
+                return attention_and_lse(*qkv, segment_start_BT=start, impl="pallas")
+
+            results, pullback = jax.vjp(function, *arrays)
+            return *results, *pullback((do, dlse))
+
+        wanted = oracle.with_gradients(q, k, v, do, segment_start_BT=start, dlse_BTN=dlse)
+        assert max(errors(run(q, k, v), wanted)) <= TOLERANCE["bfloat16"]
+
+    def test_in_shard_map_and_under_vmap(self) -> None:
+        arrays = inputs(200, 200, 2, 1, 64, "bfloat16", B=4)
+        wanted = on_device(arrays, "pallas")
+        mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        rows = jax.sharding.PartitionSpec("data")
+        run = functools.partial(with_gradients, functools.partial(attention, impl="pallas"))
+        sharded = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows))(*arrays)
+        mapped = jax.jit(jax.vmap(run))(*(x.reshape(2, 2, *x.shape[1:]) for x in arrays))
+        for x, y, z in zip(sharded, mapped, wanted, strict=True):
+            np.testing.assert_array_equal(x, z)
+            np.testing.assert_array_equal(y.reshape(z.shape), z)
 
     def test_documents_that_start_after_the_query_do_not_hang(self) -> None:
         arrays = inputs(256, 256, 2, 1, 64, "bfloat16", B=2)

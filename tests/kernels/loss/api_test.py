@@ -138,6 +138,37 @@ def test_a_target_without_row_gives_nan(target: int) -> None:
     assert np.argwhere(np.isnan(found["nats"])).tolist() == [[2, 4]]
 
 
+def test_what_has_no_weight_is_not_in_the_sum() -> None:
+    arrays = inputs()
+    arrays["weights_BT"] = arrays["weights_BT"].at[2, 4].set(0)
+    want = ours(arrays, max_bytes=bytes_for(8, arrays))
+    arrays["targets_BT"] = arrays["targets_BT"].at[2, 4].set(53)
+    found = ours(arrays, max_bytes=bytes_for(8, arrays))
+    for name in ("loss", "x_BTD", "weight_VD"):
+        np.testing.assert_array_equal(found[name], want[name])
+
+
+def test_no_tokens() -> None:
+    found = ours(inputs(2, 0))
+    assert found["loss"] == 0 and not np.any(found["weight_VD"])
+
+
+def test_a_sum_that_is_too_large_for_float16() -> None:
+    """Its mean is not: the rows' gradient is divided before it is rounded."""
+    arrays = inputs(1, 256, V=3, dtype="float16")
+    arrays["weight_VD"] = jnp.zeros_like(arrays["weight_VD"], dtype="float16")
+    arrays["x_BTD"] = 512 * jnp.ones_like(arrays["x_BTD"])
+    arrays["targets_BT"] = jnp.zeros_like(arrays["targets_BT"])
+    arrays["weights_BT"] = jnp.ones_like(arrays["weights_BT"])
+
+    def mean(weight_VD: Array) -> Array:
+        return linear_cross_entropy(**arrays | {"weight_VD": weight_VD}, impl="xla")[0] / 256
+
+    want = oracle.linear_cross_entropy(**{k: np.asarray(v) for k, v in arrays.items()})
+    assert np.abs(want["weight_VD"]).max() > np.finfo("float16").max
+    assert error(jax.grad(mean)(arrays["weight_VD"]), want["weight_VD"] / 256) <= 2e-3
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_token_that_is_not_finite_shows(bad: float) -> None:
     arrays = inputs()

@@ -1,9 +1,8 @@
-"""The head's product on Hopper's tensor cores, turned into softmaxes before it leaves the chip.
+"""The head's product on Hopper's tensor cores, exponentiated before it leaves the chip.
 
-A product of x and W is made tile by tile in registers. There each row of a tile, 128 logits,
-becomes a softmax of its own and its log-normaliser, so that 16 bits an element are written where
-logits would take 32 bits and be read again, twice. Softmaxes of tiles and of whole rows differ by
-one factor a tile: with z the log-normaliser of a row and z_r that of its tile r, exp(z_r - z).
+A product of x and W is made tile by tile in registers. There each logit becomes its exponential,
+less the token's shift, so that 16 bits an element are written where logits would take 32 bits and
+be read again, twice; and each row of a tile, 128 logits, gives its log-normaliser.
 
 Three warpgroups: one brings tiles of x and W to shared memory, two multiply, 128 tokens each.
 
@@ -19,6 +18,8 @@ import jax.experimental.pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
+from kernels.devices import alike
+
 COLUMNS = 128  # of a tile: logits that share a normaliser
 ROWS = 256  # of a tile: tokens, two warpgroups of half as many
 DEPTH = 64  # of the tiles of x and W that are multiplied at a time: 128 bytes, a swizzle's width
@@ -26,6 +27,7 @@ STAGES = 4  # such tiles in shared memory
 STORED = (64, 32)  # of a warpgroup's softmaxes on their way out, in two slots
 SNAKE = 8  # tiles of tokens that take turns on the same tiles of W, which stay in the cache
 
+ROW = plgpu.Layout.WGMMA.reduce(1)  # of registers: one value a row of a tile
 _LOG2_E = math.log2(math.e)
 
 
@@ -42,37 +44,50 @@ def unsupported(x_dtype: Any, vocabulary: int, model: int) -> str | None:
     return None
 
 
-def tile_softmax(
-    x_CD: jax.Array, head_VD: jax.Array, *, probabilities: bool
-) -> tuple[jax.Array | None, jax.Array]:
-    """Softmaxes over each 128 of the logits x @ W.T, and their log-normalisers.
+def exponentials(
+    x_CD: jax.Array, head_VD: jax.Array, shift_C: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """exp(logits - shift), and the log-normalisers of the logits x @ W.T.
 
     Args:
       x_CD, head_VD: alike in dtype, as `unsupported` wants them; C a multiple of `ROWS`.
-      probabilities: whether the softmaxes are wanted, or the log-normalisers alone.
+      shift_C: float32; where it is so far below the largest logit that exponentials overflow,
+        the log-normaliser is infinite.
 
     Returns:
-      The softmaxes, CV in the dtype of x, or None; the log-normalisers, RC in float32.
+      CV in the dtype of x, C in float32.
     """
+    sums_RC, powers_CV = _tiles(x_CD, head_VD, shift_C)
+    return powers_CV, shift_C + jnp.log(jnp.sum(sums_RC, axis=0))
+
+
+def log_normalisers(x_CD: jax.Array, head_VD: jax.Array) -> jax.Array:
+    """Of the logits, whatever their size: C in float32."""
+    (log_z_RC,) = _tiles(x_CD, head_VD)
+    return jax.nn.logsumexp(log_z_RC, axis=0)
+
+
+def _tiles(x_CD: jax.Array, head_VD: jax.Array, *shift_C: jax.Array) -> tuple[jax.Array, ...]:
+    """With a shift the tiles' sums of exponentials RC, and these; else their log-normalisers RC."""
     (C, D), V = x_CD.shape, head_VD.shape[0]
     outputs = [jax.ShapeDtypeStruct((V // COLUMNS, C), jnp.float32)]
-    if probabilities:
+    if shift_C:
         outputs.append(jax.ShapeDtypeStruct((C, V), x_CD.dtype))
-    log_z_RC, *softmax_CV = plgpu.kernel(
-        functools.partial(_kernel, depth=D, dtype=x_CD.dtype),
+    found = plgpu.kernel(
+        functools.partial(_kernel, depth=D),
         out_type=outputs,
         grid=(_num_cores(),),
         grid_names=("core",),
         num_threads=3,
         thread_name="warpgroup",
+        kernel_name="head_exponentials" if shift_C else "head_log_normalisers",
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-    )(x_CD, head_VD)
-    return (softmax_CV[0] if probabilities else None), log_z_RC
+    )(x_CD, head_VD, *shift_C)
+    return alike(*found, x_CD)[:-1]
 
 
-def _kernel(
-    x_gmem: Any, head_gmem: Any, log_z_gmem: Any, *softmax_gmem: Any, depth: int, dtype: Any
-) -> None:
+def _kernel(x_gmem: Any, head_gmem: Any, *more: Any, depth: int) -> None:
+    shift_gmem, rows_gmem, powers_gmem = more if len(more) == 3 else (None, *more, None)
     tiles = x_gmem.shape[0] // ROWS, head_gmem.shape[0] // COLUMNS
     transforms = _transforms(DEPTH)
 
@@ -99,11 +114,11 @@ def _kernel(
     @functools.partial(
         pl.run_scoped,
         buffers=pipeline(_nothing, _nothing).get_allocations(x_gmem, head_gmem),
-        stored_smem=plgpu.SMEM((2, 2, *STORED), dtype, transforms=_transforms(STORED[1])),
-        log_z_smem=plgpu.SMEM((2, ROWS // 2), jnp.float32),
+        stored_smem=plgpu.SMEM((2, 2, *STORED), x_gmem.dtype, transforms=_transforms(STORED[1])),
+        rows_smem=plgpu.SMEM((2, ROWS // 2), jnp.float32),
         collective_axes="warpgroup",
     )
-    def _(buffers: Any, stored_smem: Any, log_z_smem: Any) -> None:
+    def _(buffers: Any, stored_smem: Any, rows_smem: Any) -> None:
         half = jax.lax.axis_index("warpgroup")
         half_rows = pl.ds(half * (ROWS // 2), ROWS // 2)
 
@@ -118,21 +133,26 @@ def _kernel(
                 return logits_ref
 
             def finish(run_pipeline: Any) -> None:
-                softmax, log_z = pl.run_scoped(
-                    functools.partial(_softmax, run_pipeline),
+                shift = None
+                if shift_gmem is not None:
+                    shift = plgpu.load(
+                        shift_gmem.at[rows].at[half_rows], layout=ROW, optimized=False
+                    )
+                powers, of_rows = pl.run_scoped(
+                    functools.partial(_exponentiate, run_pipeline, shift),
                     plgpu.ACC((ROWS // 2, COLUMNS), jnp.float32),
                 )
                 plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                log_z_smem[half] = log_z
+                rows_smem[half] = of_rows
                 plgpu.commit_smem()
                 plgpu.copy_smem_to_gmem(
-                    log_z_smem.at[half], log_z_gmem.at[column, rows].at[half_rows]
+                    rows_smem.at[half], rows_gmem.at[column, rows].at[half_rows]
                 )
-                for gmem in softmax_gmem:
+                if powers_gmem is not None:
                     _store(
-                        softmax.astype(dtype),
+                        powers.astype(powers_gmem.dtype),
                         stored_smem.at[half],
-                        gmem.at[rows, columns].at[half_rows],
+                        powers_gmem.at[rows, columns].at[half_rows],
                     )
 
             pipeline(multiply, finish)(
@@ -142,15 +162,19 @@ def _kernel(
         plgpu.wait_smem_to_gmem(0)
 
 
-def _softmax(run_pipeline: Any, logits_ref: Any) -> tuple[jax.Array, jax.Array]:
-    """Of each row of a tile, in base 2, for which there is an instruction."""
+def _exponentiate(
+    run_pipeline: Any, shift: jax.Array | None, logits_ref: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Of a tile the exponentials and each row's sum; without a shift each row's log-normaliser.
+
+    In base 2, for which there is an instruction.
+    """
     run_pipeline(logits_ref)
     logits = logits_ref[...] * _LOG2_E
-    largest = logits.max(axis=1)
-    powers = jnp.exp2(logits - jax.lax.broadcast_in_dim(largest, logits.shape, [0]))
+    top = logits.max(axis=1) if shift is None else shift * _LOG2_E
+    powers = jnp.exp2(logits - jax.lax.broadcast_in_dim(top, logits.shape, [0]))
     total = powers.sum(axis=1)
-    softmax = powers * jax.lax.broadcast_in_dim(1 / total, logits.shape, [0])
-    return softmax, (largest + jnp.log2(total)) * math.log(2)
+    return powers, (top + jnp.log2(total)) * math.log(2) if shift is None else total
 
 
 def _store(tile: jax.Array, slots_smem: Any, gmem: Any) -> None:

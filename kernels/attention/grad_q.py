@@ -1,0 +1,221 @@
+"""The gradient of the queries on Hopper, see `backward`.
+
+A block of threads owns queries of one head and goes through the keys they see, as forward.
+
+Letters in shapes: B batch, T query, S key, N query heads, K key-value heads, H head size,
+I block.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from kernels.attention import spans, tiles
+from kernels.attention.tiles import LOG2_E, ROWS, TILE, Problem
+from kernels.attention.tuning import BackwardSizes
+
+
+def grad_q(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    start_BT: jax.Array | None,
+    out_BTNH: jax.Array,
+    do_BTNH: jax.Array,
+    lse_BNL: jax.Array,
+    dlse_BNL: jax.Array | None,
+    problem: Problem,
+    sizes: BackwardSizes,
+) -> tuple[jax.Array, jax.Array]:
+    """dq and delta, which the other kernel needs; delta's T is rounded up to whole blocks."""
+    B, T, N, H = q_BTNH.shape
+    blocks = pl.cdiv(T, sizes.owned)
+    own = tiles.smem((sizes.owned, H), q_BTNH.dtype)
+    kv = tiles.smem((sizes.stages, sizes.tile, H), k_BSKH.dtype)
+    full = plgpu.Barrier(num_barriers=sizes.stages)
+    empty = plgpu.Barrier(num_arrivals=sizes.warpgroups, num_barriers=sizes.stages)
+    kernel = plgpu.kernel(
+        functools.partial(_query_block, problem=problem, sizes=sizes),
+        out_type=[
+            jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype),
+            jax.ShapeDtypeStruct((B, N, blocks * sizes.owned), jnp.float32),
+        ],
+        scratch_types=dict(
+            q_smem=own,
+            do_smem=own,
+            out_smem=own,
+            delta_smem=plgpu.SMEM((sizes.owned,), jnp.float32),
+            k_smem=kv,
+            v_smem=kv,
+            own_full=plgpu.Barrier(num_arrivals=3),
+            k_full=full,
+            v_full=full,
+            k_empty=empty,
+            v_empty=empty,
+        ),
+        grid=(blocks, B, N),
+        grid_names=("block", "batch", "head"),
+        num_threads=sizes.warpgroups + 1,
+        thread_name="warpgroup",
+        kernel_name="attention_grad_q",
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+    )
+    start_BT = spans.whole_blocks(start_BT, sizes.owned)
+    low_BI, high_BI = spans.extremes(start_BT, sizes.owned)
+    lse_BNL, dlse_BNL = (tiles.long_enough(x, T, sizes.owned) for x in (lse_BNL, dlse_BNL))
+    return kernel(
+        q_BTNH, k_BSKH, v_BSKH, out_BTNH, do_BTNH, lse_BNL, dlse_BNL, start_BT, low_BI, high_BI
+    )
+
+
+def _query_block(
+    q_ref: Any,
+    k_all: Any,
+    v_all: Any,
+    out_ref: Any,
+    do_ref: Any,
+    lse_ref: Any,
+    dlse_ref: Any,
+    start_ref: Any,
+    low_ref: Any,
+    high_ref: Any,
+    dq_ref: Any,
+    delta_ref: Any,
+    *,
+    problem: Problem,
+    sizes: BackwardSizes,
+    **shared: Any,
+) -> None:
+    own = spans.queries_of_block(sizes.owned, sizes.tile, problem, low_ref, high_ref)
+    warpgroup = lax.axis_index("warpgroup")
+
+    @pl.when(warpgroup == sizes.warpgroups)
+    def _bring() -> None:
+        plgpu.set_max_registers(24, action="decrease")
+        place = (own.batch, pl.ds(own.base, sizes.owned), own.head)
+        for ref, name in ((out_ref, "out"), (do_ref, "do"), (q_ref, "q")):
+            plgpu.copy_gmem_to_smem(ref.at[place], shared[f"{name}_smem"], shared["own_full"])
+        tiles.bring_keys(k_all, v_all, q_ref.shape[2], own, shared)
+
+    @pl.when(warpgroup < sizes.warpgroups)
+    def _compute() -> None:
+        plgpu.set_max_registers(tiles.registers(sizes.warpgroups), action="increase")
+        row, head = own.base + warpgroup * ROWS, (own.batch, own.head)
+        rows = pl.ds(warpgroup * ROWS, ROWS)
+        mine = shared | {
+            name: shared[name].at[rows] for name in ("q_smem", "do_smem", "out_smem", "delta_smem")
+        }
+        plgpu.barrier_wait(mine.pop("own_full"))
+        delta = _row_sums(mine.pop("out_smem"), mine["do_smem"])
+        if dlse_ref is not None:
+            delta -= tiles.load_rows(dlse_ref, head, row)
+        delta_smem = mine.pop("delta_smem")
+        delta_smem[...] = delta
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(delta_smem, delta_ref.at[(*head, pl.ds(row, ROWS))])
+        queries = _Queries(
+            row=row,
+            lse=tiles.load_rows(lse_ref, head, row),
+            delta=delta,
+            start=None if start_ref is None else tiles.load_rows(start_ref, (own.batch,), row),
+            high=own.high, first=own.first, stop=own.stop,
+            problem=problem, sizes=sizes, **mine,
+        )  # fmt: skip
+        dq = queries.gradient()
+        mine["q_smem"][...] = dq.astype(dq_ref.dtype)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(mine["q_smem"], dq_ref.at[own.batch, pl.ds(row, ROWS), own.head])
+        plgpu.wait_smem_to_gmem(0)
+
+
+def _row_sums(out_smem: Any, do_smem: Any) -> jax.Array:
+    """Of do * out, in float32: its error is multiplied by every weight of the row."""
+    out, do = (plgpu.load(x, layout=TILE).astype(jnp.float32) for x in (out_smem, do_smem))
+    return (out * do).sum(axis=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Queries:
+    """One warpgroup's 64 queries, and the tiles [first, stop) of keys that its block sees."""
+
+    row: Any  # place of the first query
+    lse: Any
+    delta: Any
+    start: Any  # per query, the first key of its document; None without documents
+    high: Any  # the last of the block's `start`
+    first: Any
+    stop: Any
+    problem: Problem
+    sizes: BackwardSizes
+    q_smem: Any
+    do_smem: Any
+    k_smem: Any
+    v_smem: Any
+    k_full: Any
+    v_full: Any
+    k_empty: Any
+    v_empty: Any
+
+    def gradient(self) -> jax.Array:
+        diagonal, plain, count = spans.step_kinds(
+            self.row, self.first, self.stop, self.sizes.tile, self.problem, self.high
+        )
+        masked = functools.partial(self._step, masked=True)
+        carry = self._first_step()
+        carry = lax.fori_loop(1, diagonal, masked, carry)
+        carry = lax.fori_loop(diagonal, plain, functools.partial(self._step, masked=False), carry)
+        if self.high is not None:
+            carry = lax.fori_loop(plain, count, masked, carry)
+        dq, ds = carry
+        slot = lax.rem(count - 1, self.sizes.stages)
+        dq = tiles.added(dq, ds, self.k_smem.at[slot], self.problem.interpret)
+        plgpu.barrier_arrive(self.k_empty.at[slot])
+        return dq * self.problem.scale
+
+    def _first_step(self) -> tuple[jax.Array, jax.Array]:
+        plgpu.barrier_wait(self.k_full.at[0])
+        plgpu.barrier_wait(self.v_full.at[0])
+        interpret = self.problem.interpret
+        s = tiles.product(self.q_smem, tiles.transposed(self.k_smem.at[0]), interpret)
+        dp = tiles.product(self.do_smem, tiles.transposed(self.v_smem.at[0]), interpret)
+        plgpu.barrier_arrive(self.v_empty.at[0])
+        ds = self._weights(s, 0, True) * (dp - tiles.along(self.delta, dp.shape, 0))
+        return tiles.zeros(self.q_smem.shape, TILE), ds.astype(self.k_smem.dtype)
+
+    def _step(self, step: Any, carry: tuple[jax.Array, jax.Array], masked: bool) -> Any:
+        """Adds the tile before to dq, while it computes ds of this one."""
+        slot, before = lax.rem(step, self.sizes.stages), lax.rem(step - 1, self.sizes.stages)
+        dq, ds = carry
+        interpret = self.problem.interpret
+
+        def body(s_ref: Any, dp_ref: Any, dq_ref: Any, ds_ref: Any) -> None:
+            k_smem, v_smem = self.k_smem.at[slot], self.v_smem.at[slot]
+            tiles.accumulate(s_ref, self.q_smem, tiles.transposed(k_smem), interpret)
+            tiles.accumulate(dp_ref, self.do_smem, tiles.transposed(v_smem), interpret)
+            tiles.accumulate(dq_ref, ds, self.k_smem.at[before], interpret)
+            p = self._weights(tiles.finished(s_ref, 2, interpret), step, masked)
+            dp = tiles.finished(dp_ref, 1, interpret)
+            plgpu.barrier_arrive(self.v_empty.at[slot])
+            ds_ref[...] = p * (dp - tiles.along(self.delta, dp.shape, 0))
+
+        # All waiting is over before the first product starts: between products it would stop them.
+        plgpu.barrier_wait(self.k_full.at[slot])
+        plgpu.barrier_wait(self.v_full.at[slot])
+        zero = tiles.zeros((ROWS, self.sizes.tile), TILE)
+        _, _, dq, ds = tiles.update(body, (zero, zero, dq), (zero,), interpret)
+        plgpu.barrier_arrive(self.k_empty.at[before])
+        # Rounded only now: the registers of the last tile's gradients were in use until here.
+        return dq, lax.optimization_barrier(ds).astype(self.k_smem.dtype)
+
+    def _weights(self, s: jax.Array, step: Any, masked: bool) -> jax.Array:
+        if masked:
+            first = (self.stop - 1 - step) * self.sizes.tile
+            s = tiles.hide(s, self.row, first, self.problem, self.start)
+        factor = self.problem.scale * LOG2_E
+        return jnp.exp2(s * factor - tiles.along(self.lse, s.shape, 0))
