@@ -55,8 +55,8 @@ def best_sizes(B: int, T: int, N: int, K: int, H: int) -> dict[str, dict[str, in
     of_keys = grid(BackwardSizes, (64, 128), (2,), (2, 3, 4))
     candidates = {
         "forward": (forward, grid(ForwardSizes, (64, 128), (2, 3), (2, 3)), ()),
-        "grad_q": (grad_q, of_queries, (q, row, do)),
-        "grad_kv": (grad_kv, of_keys, (row, row, do)),
+        "grad_q": (grad_q, of_queries, (q, do, row, None)),
+        "grad_kv": (grad_kv, of_keys, (do, row, row)),
     }
     best = {}
     for name, (kernel, sizes, more) in candidates.items():
