@@ -6,15 +6,12 @@ Prints one row for the table in bench/results.md: tokens/s, memory and the wait 
 
 import pathlib
 import shutil
-import statistics
 
 import numpy as np
 from absl import flags
 
 from apr_jax.files import write_bytes
 from apr_jax.train import TrainConfig, train
-from apr_jax.train.loop import RECORDS
-from apr_jax.train.records import read_records
 from bench.shapes import QWEN2_5_0_5B, write_random_model
 from experiments import program
 
@@ -60,17 +57,12 @@ def main() -> int:
             val_tokens=32_768,
         )
     )
-    # The median step: of few steps a mean would count a part of the next as its own.
-    steps = [r for r in read_records(out / run / RECORDS) if r["kind"] == "step"]
-    rate = statistics.median(r["tokens_per_sec"] for r in steps if not r["compiled"])
     use = report["model_flops_utilisation"]
-    if use is not None:
-        use *= rate / report["tokens_per_second"]
     print(
         f"| {report['versions']['device']} | {report['attention']}, loss {report['loss_impl']}, "
         f"{_PARALLEL.value}"
         f"{', remat' if _REMAT.value else ''}, B = {_BATCH.value}, T = {_SEQ.value} "
-        f"| {rate:,.0f} "
+        f"| {report['tokens_per_second']:,.0f} "
         f"| {'unknown' if use is None else f'{use:.3f}'} "
         f"| {report['peak_memory_bytes'] / 1e9:.1f} GB "
         f"| {report['first_step_seconds']:.1f} s |"

@@ -157,6 +157,7 @@ class _Run:
                 batch = parallel.split(self.setup.batches.batch(step - 1), axis=1)
                 self.clock.start()
                 self.state, metrics = self.run_step(self.state, batch)
+                self.clock.watch(metrics["loss"])
                 # The step before is waited for only now, so that the device is never idle.
                 if running is not None:
                     self._account(*running, bar)
@@ -240,7 +241,8 @@ class _Run:
         }
 
     def close(self) -> None:
-        """Release the files."""
+        """Release the files, and wait for what the devices still do."""
+        self.clock.close()
         self.records.close()
         self.checkpoints.close()
 

@@ -104,7 +104,7 @@ def _run(
         )
     if impl == "cudnn":
         return jax.nn.dot_product_attention(
-            q_BTNH, k_BSKH, v_BSKH, scale=scale, is_causal=causal, implementation="cudnn"
+            q_BTNH, k_BSKH, v_BSKH, scale=float(scale), is_causal=causal, implementation="cudnn"
         )
     return attention_xla(
         q_BTNH,

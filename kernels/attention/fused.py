@@ -116,11 +116,11 @@ def _under_vmap(function: Callable) -> Callable:
 
     @run.def_vmap
     def _joined(size, mapped, *arrays):
-        arrays = (
+        both = (
             x if is_mapped else jnp.broadcast_to(x[None], (size, *x.shape))
             for x, is_mapped in zip(arrays, mapped, strict=True)
         )
-        found = run(*(x.reshape(-1, *x.shape[2:]) for x in arrays))
+        found = run(*(x.reshape(-1, *x.shape[2:]) for x in both))
         found = tuple(x.reshape(size, -1, *x.shape[1:]) for x in found)
         return found, (True,) * len(found)
 

@@ -68,7 +68,9 @@ def grad_q(
     )
     start_BT = spans.whole_blocks(start_BT, sizes.owned)
     low_BI, high_BI = spans.extremes(start_BT, sizes.owned)
-    lse_BNL, dlse_BNL = (tiles.long_enough(x, T, sizes.owned) for x in (lse_BNL, dlse_BNL))
+    lse_BNL = tiles.long_enough(lse_BNL, T, sizes.owned)
+    if dlse_BNL is not None:
+        dlse_BNL = tiles.long_enough(dlse_BNL, T, sizes.owned)
     return kernel(
         q_BTNH, k_BSKH, v_BSKH, out_BTNH, do_BTNH, lse_BNL, dlse_BNL, start_BT, low_BI, high_BI
     )

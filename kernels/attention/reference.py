@@ -16,7 +16,7 @@ def attention_xla(
     segment_start_BT: jax.Array | None,
     causal: bool,
     q_offset: int | jax.Array,
-    scale: float,
+    scale: float | jax.Array,
     return_lse: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """See `kernels.attention.attention`; the arguments are checked there."""

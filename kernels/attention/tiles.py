@@ -206,10 +206,8 @@ def drain(barriers: list[Any], count: Any, stages: int) -> None:
             plgpu.barrier_wait(barrier.at[lax.rem(step, stages)])
 
 
-def long_enough(x_BNT: jax.Array | None, queries: int, size: int) -> jax.Array | None:
+def long_enough(x_BNT: jax.Array, queries: int, size: int) -> jax.Array:
     """Zeros at the end where there is none of the last block; what such a query adds is 0."""
-    if x_BNT is None:
-        return None
     missing = pl.cdiv(queries, size) * size - x_BNT.shape[2]
     return jnp.pad(x_BNT, ((0, 0), (0, 0), (0, max(missing, 0))))
 

@@ -104,7 +104,8 @@ def _scores(
         return _LOG_Z[impl](x_CD, head_VD), _target_logits(x_CD, head_VD, targets_C)[0]
 
     found = jax.lax.map(of_chunk, _cut(chunk_size, x_MD, targets_M))
-    return _glue(len(x_MD), *found)
+    log_z_M, target_M = _glue(len(x_MD), *found)
+    return log_z_M, target_M
 
 
 def _safely(z_loss: float, chunk_size: int, impl: str, *arrays: jax.Array) -> Found:
