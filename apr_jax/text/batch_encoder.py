@@ -54,6 +54,8 @@ class BatchEncoder:
         with self._lock:
             self._first_look = FirstLook(_NO_IDS)
             self._fill_first_look(self._first_look)
+            piece = Text(b" ", capacity=_COMPILED_PIECE)
+            self._first_look.find(piece, np.array([0, 1]))  # so that it is compiled now
 
     def _forget(self) -> None:
         """Know only the words of the beginning."""
@@ -114,9 +116,14 @@ class BatchEncoder:
     def _encode_alike(self, texts: Sequence[str]) -> _Ragged:
         """The ids of texts, and how many each has. All of the texts are ASCII, or none."""
         known, unseen = [], []
-        least = 0 if self._first_look is None else _COMPILED_PIECE
+        # Of other texts so many words are long or new that it does not pay.
+        first_look = self._first_look if all(map(str.isascii, texts)) else None
+        least = 0 if first_look is None else _COMPILED_PIECE
         for text, bounds in cut_texts(self._cutter, texts, least):
-            values = self._find(text, bounds)
+            if first_look is not None and _COMPILED_LEAST <= len(text.bytes) < _COMPILED_MOST:
+                values = first_look.find(text, bounds)
+            else:
+                values = self._table.find(text, bounds[:-1], np.diff(bounds))
             absent = np.flatnonzero(values == ABSENT)
             starts = bounds.take(absent)
             lengths = bounds.take(absent + 1) - starts
@@ -131,13 +138,6 @@ class BatchEncoder:
                 ends.append(ends_of_part + size)
                 size += len(part)
         return np.concatenate(ids), np.diff(np.concatenate(ends), prepend=0)
-
-    def _find(self, text: Text, bounds: np.ndarray) -> np.ndarray:
-        """int32: the value of each word from one of the bounds to the next, or ABSENT."""
-        size = len(text.bytes)
-        if self._first_look is None or not _COMPILED_LEAST <= size < _COMPILED_MOST:
-            return self._table.find(text, bounds[:-1], np.diff(bounds))
-        return self._first_look.find(text, bounds)
 
     def _fill_in(
         self, known: list[np.ndarray], unseen: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
