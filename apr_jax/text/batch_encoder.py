@@ -5,6 +5,7 @@ cache. In each `cutting.Cutter` finds where words start, and `word_table.WordTab
 have. Words that it does not know are collected, merged together and kept.
 """
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from apr_jax.text.cutting import Cutter
-from apr_jax.text.devices import jax_has_only_cpu
 from apr_jax.text.pieces import cut_texts
 from apr_jax.text.pretokenizers import Rule
 from apr_jax.text.ragged import Rows, spans
@@ -25,7 +25,6 @@ _CHUNK = 1 << 16  # words whose ids are written together, so that they stay in t
 _COMPILED_PIECE = 3 << 18  # bytes for one first look
 _COMPILED_LEAST = 1 << 18  # bytes; less is quicker without it
 _COMPILED_MOST = 1 << 32  # bytes whose places fit its numbers
-_WORTH = 1 << 27  # bytes after which compiling pays
 _BITS = 20  # of the least number of slots, of which half are used
 _LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
@@ -43,16 +42,19 @@ class BatchEncoder:
         self._encode = encode
         self._words, self._ids = words, ids
         self._first_look: FirstLook | None = None
-        self._encoded = 0  # bytes, by which compiling comes to be worth while
+        self._compiled_in = -1  # process that the first look works in; not in its children
         self._lock = threading.Lock()
         self._forget()
 
     def compile(self) -> None:
-        """Go over to the first look that XLA compiles, which takes about a second."""
+        """Go over to the first look that XLA compiles. JAX raises an error where it has no CPU."""
         from apr_jax.text.first_look import FirstLook  # here, since it imports JAX
 
         with self._lock:
+            if self._compiled_in == os.getpid():
+                return
             self._first_look = FirstLook(_NO_IDS)
+            self._compiled_in = os.getpid()
             self._fill_first_look(self._first_look)
             piece = Text(b" ", capacity=_COMPILED_PIECE)
             self._first_look.find(piece, np.array([0, 1]))  # so that it is compiled now
@@ -63,6 +65,7 @@ class BatchEncoder:
         # then inverted.
         self._rows = Rows(np.int32)
         self._rows.append(np.empty(0, np.int32), np.zeros(1, np.int64))
+        self._kept_rows = 1
         bits = max(_BITS, (3 * len(self._ids)).bit_length())
         self._table = WordTable(bits, _NO_IDS)
         self._room = (1 << bits - 1) - len(self._ids)
@@ -87,15 +90,14 @@ class BatchEncoder:
         """The ids (int32) of all texts one behind another, and how many each has (int64)."""
         with self._lock:
             try:
+                if self._compiled_in != os.getpid():
+                    self._first_look = None
                 if self._room < _LEAST_ROOM:
                     self._forget()
                 encoded = self._encode_lot(texts)
             except BaseException:
                 self._forget()  # what was being learned is not to be trusted
                 raise
-        self._encoded += sum(map(len, texts))
-        if self._first_look is None and self._encoded >= _WORTH and jax_has_only_cpu():
-            self.compile()
         return encoded
 
     def _encode_lot(self, texts: Sequence[str]) -> _Ragged:
@@ -137,6 +139,7 @@ class BatchEncoder:
                 ids.append(part)
                 ends.append(ends_of_part + size)
                 size += len(part)
+        self._rows.shorten(self._kept_rows)  # the others are of words that the table does not keep
         return np.concatenate(ids), np.diff(np.concatenate(ends), prepend=0)
 
     def _fill_in(
@@ -176,10 +179,11 @@ class BatchEncoder:
         values = self._encode_new(octets.take(spans(starts, lengths)), lengths)
         self._table.set_values(places.take(speakers), values[: speaks.size])
         if self._first_look is not None:
-            short = np.flatnonzero(lengths <= SHORT)
+            short = np.flatnonzero(lengths[: speaks.size] <= SHORT)
             words = text.pairs(starts.take(short), lengths.take(short))
             self._first_look.add(*words, values.take(short))
-        self._room -= which.size  # also of those not kept: their ids take memory too
+        self._room -= speaks.size
+        self._kept_rows = len(self._rows) - int((values[speaks.size :] < 0).sum())
         found[kept] = self._table.values(places)
         found[alone] = values[speaks.size :]
         return found

@@ -56,6 +56,7 @@ class BlockEncoder:
       eos_id: the separator, None for none.
       eos_first: whether it goes before a document instead of behind it.
       val_fraction: share of the documents for the second folder; None without one.
+      compiles: whether there is enough to encode, in a process of our own, to compile first.
     """
 
     tokenizer: AnyTokenizer
@@ -64,6 +65,7 @@ class BlockEncoder:
     eos_id: int | None
     eos_first: bool
     val_fraction: float | None
+    compiles: bool = False
 
     def __call__(self, task: Task) -> Answer:
         contents = blocks.read(task.block, self.content_field, self.most_bad)
@@ -81,6 +83,8 @@ class BlockEncoder:
         return Answer(contents, len(texts), parts)
 
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        if self.compiles:
+            self.tokenizer.compile()
         ids, offsets = self.tokenizer.encode_flat(texts)
         ids, counts = ids.astype("<i4", copy=False).view("<u4"), np.diff(offsets)
         if self.eos_id is None:

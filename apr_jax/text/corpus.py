@@ -21,6 +21,7 @@ from apr_jax.text.statistics import corpus_statistics
 from apr_jax.text.workers import Workers, default_count
 
 EOS_POLICIES = ("after", "between", "none")
+_WORTH_COMPILING = 256_000_000  # bytes of input for each worker
 _WORTH_A_WORKER = 16_000_000  # bytes of input; for less, starting a process takes longer
 
 
@@ -98,6 +99,8 @@ def _encode(
     writers = [ShardWriter(pathlib.Path(config.out), settings["train"])]
     if config.val_out:
         writers.append(ShardWriter(pathlib.Path(config.val_out), settings["val"]))
+    total = sum(source.size for source in sources.files)
+    count = config.workers or min(default_count(), 1 + total // _WORTH_A_WORKER)
     encoder = BlockEncoder(
         tokenizer=tokenizer,
         content_field=config.content_field,
@@ -105,10 +108,10 @@ def _encode(
         eos_id=eos_id,
         eos_first=config.eos_policy == "between",
         val_fraction=config.val_fraction if config.val_out else None,
+        # With one worker this is the caller's process, in which JAX is not ours to start.
+        compiles=count > 1 and total // count >= _WORTH_COMPILING,
     )
     tally = blocks.Tally(config.max_bad, sources.hidden)
-    total = sum(source.size for source in sources.files)
-    count = config.workers or min(default_count(), 1 + total // _WORTH_A_WORKER)
     with Workers(count, encoder) as workers, Progress("encoding", total, "B") as progress:
         _write(config, sources.files, workers, writers, tally, progress)
     space = tokenizer.encode(" ")

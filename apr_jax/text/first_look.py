@@ -5,6 +5,8 @@ registers, which takes a third of the time of the same in NumPy. Words that anot
 out of its row, words that are not known and long ones are left to `word_table`.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,19 +18,24 @@ from apr_jax.text.word_table import ABSENT, EMPTY, MIX, SHORT, Text, aligned
 
 _ROW_BITS = 19
 _CHUNK = 1 << 15  # words in one call
-_NO_WORD = np.uint64(0)  # the second number of rows whose first is EMPTY, which no word has
+# The second number of rows whose first is EMPTY, which is no word's row. A word's second number can
+# be 0 too, beside another first: its row is then taken for free, and lost to it.
+_NO_WORD = np.uint64(0)
 
 
 class FirstLook:
-    """A table of words of up to sixteen bytes with their values, of which it holds what fits."""
+    """A table of words of up to sixteen bytes with their values, of which it holds what fits.
+
+    It works in the process that made it alone: XLA's threads are not in a forked child.
+    """
 
     def __init__(self, divider: int) -> None:
-        """A divider's value is `divider`."""
+        """A divider's value is `divider`. JAX raises an error where it has no CPU."""
         self._device = jax.local_devices(backend="cpu")[0]
         # First eight bytes, next eight, value; a fourth number, so that no row is in two lines.
         self._rows = aligned(4 << _ROW_BITS).reshape(-1, 4)
         self.clear()
-        with jax.enable_x64(True):
+        with _apart():
             self._mix = jax.device_put(MIX[:2], self._device)
             self._divider = jax.device_put(np.int32(divider), self._device)
 
@@ -57,7 +64,7 @@ class FirstLook:
         count = len(bounds) - 1
         padded = np.empty(-(-count // _CHUNK) * _CHUNK + 1, np.uint32)
         padded[: len(bounds)], padded[len(bounds) :] = bounds, bounds[-1]
-        with jax.enable_x64(True):
+        with _apart():
             # Neither is copied, nor changed before the results are here.
             eights, rows = (
                 jax.device_put(array, self._device, may_alias=True)
@@ -70,6 +77,13 @@ class FirstLook:
             values = np.concatenate([np.asarray(part) for part in found])[:count]
             rows.delete()
         return values
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Whatever the caller does with JAX around it: 64 bits, no tracing, arrays from NumPy."""
+    with jax.enable_x64(True), jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
+        yield
 
 
 @jax.jit

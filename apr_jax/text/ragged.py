@@ -37,9 +37,13 @@ class Column:
         self._room[self._size : size] = values
         self._size = size
 
+    def shorten(self, size: int) -> None:
+        """Keep the first `size` entries."""
+        self._size = size
+
 
 class Rows:
-    """Rows of values that are only added to."""
+    """Rows of values that are added, and taken away, at the end."""
 
     def __init__(self, dtype: type[np.generic]) -> None:
         self.starts, self.lengths, self.values = Column(np.int64), Column(np.int64), Column(dtype)
@@ -54,6 +58,13 @@ class Rows:
         self.lengths.append(lengths)
         self.values.append(values)
         return np.arange(first, first + len(lengths))
+
+    def shorten(self, rows: int) -> None:
+        """Keep the first `rows` rows."""
+        if rows < len(self):
+            self.values.shorten(int(self.starts.values[rows]))
+            self.starts.shorten(rows)
+            self.lengths.shorten(rows)
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The values of these rows one behind another, and the length of each."""

@@ -49,6 +49,9 @@ class SentencePieceTokenizer:
         self.unk_id = _known(self._processor.unk_id())
         self.sha256 = hashlib.sha256(model).hexdigest()
 
+    def compile(self) -> None:
+        """Nothing: the library is compiled."""
+
     def encode(self, text: str) -> np.ndarray:
         """int32 [n]: the ids of the text. Raises as that of `Tokenizer` does."""
         return self.encode_batch([text])[0]

@@ -114,13 +114,20 @@ class Tokenizer:
             raise lone_surrogate(texts) from error
 
     def compile(self) -> None:
-        """Compile what XLA does faster than NumPy, which takes a second and starts JAX.
+        """Compile what XLA does faster than NumPy: worth while for hundreds of megabytes.
 
-        It happens by itself when a hundred megabytes have been encoded, unless that would take hold
-        of a GPU.
+        It takes a second and starts JAX in this process, with all its devices. Processes that are
+        forked later encode without it.
+
+        Raises:
+          UserError: JAX is told not to use the CPU.
         """
-        if self._rule is not None:
+        if self._rule is None or not self._rule.joins:
+            return  # nothing is compiled for what is cut word by word
+        try:
             self._batches.compile()
+        except (RuntimeError, AssertionError) as error:  # JAX raises either
+            raise UserError(f"JAX cannot use the CPU, see JAX_PLATFORMS: {error}") from error
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens included.

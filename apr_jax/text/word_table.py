@@ -245,7 +245,8 @@ class _LongWords:
         values[~is_same] = ABSENT
         return values
 
-    def short_words(self):
+    def short_words(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `WordTable.short_words`, of those that are here."""
         columns = self._columns.values
         columns = columns[columns[:, 2] <= SHORT]
         return columns[:, 0], columns[:, 1], columns[:, 3].astype(np.int32)

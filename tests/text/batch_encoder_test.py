@@ -160,3 +160,13 @@ def test_threads_share_what_is_known(fresh, qwen):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         for ids, _ in pool.map(tokenizer.encode_flat, [batch] * 8):
             assert ids.tolist() == expected
+
+
+def test_ids_of_words_that_are_not_kept_are_not_kept_either(fresh, plain):
+    tokenizer = fresh()
+    rows = tokenizer._batches._rows
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        equal(tokenizer, plain, ["".join(rng.choice([*"ACGT"], 3000)), *random_texts(seed, 10)])
+    assert rows.lengths.values.max() <= word_table.LONGEST
+    assert len(rows.values) == rows.lengths.values.sum()

@@ -1,13 +1,17 @@
 """The look that XLA compiles tells what the table tells, or nothing."""
 
+import os
+import subprocess
+import sys
+
+import jax
 import numpy as np
 import pytest
 
-from apr_jax.text import batch_encoder, word_table
+from apr_jax.text import word_table
 from apr_jax.text.first_look import FirstLook
 from apr_jax.text.tokenizer import Tokenizer
 from apr_jax.text.word_table import ABSENT, Text, WordTable
-from tests.text.hostile import random_texts
 
 _DIVIDER = -5
 
@@ -68,13 +72,57 @@ def test_of_words_in_one_row_two_are_told(monkeypatch):
     assert (first_look.find(*words_and_bounds(words)) == ABSENT).sum() == 1
 
 
-@pytest.mark.parametrize(("platforms", "compiles"), [("cpu", True), ("cuda,cpu", False)])
-def test_much_text_compiles_it_unless_a_gpu_would_be_taken(qwen, monkeypatch, platforms, compiles):
-    monkeypatch.setenv("JAX_PLATFORMS", platforms)
-    monkeypatch.setattr(batch_encoder, "_WORTH", 1 << 16)
+def test_whatever_the_caller_does_with_jax(qwen):
     tokenizer = Tokenizer(qwen.vocabulary)
-    texts = random_texts(0, 300) * 20
-    for _ in range(2):
-        ids, _ = tokenizer.encode_flat(texts)
-        assert ids.tolist() == qwen.encode_flat(texts)[0].tolist()
-    assert (tokenizer._batches._first_look is not None) == compiles
+    tokenizer.compile()
+    text = "def f(x):\n    return x + 1\n" * 20_000
+    expected = qwen.encode(text).tolist()
+    with jax.transfer_guard("disallow"):
+        assert tokenizer.encode(text).tolist() == expected
+
+    @jax.jit
+    def traced(x):
+        return x + len(tokenizer.encode(text))
+
+    assert traced(0) == len(expected)
+
+
+def run(code, file, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; FILE = sys.argv[1]\n{code}", file],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_forked_children_go_without_it(qwen_file):
+    code = """
+import multiprocessing, warnings
+warnings.simplefilter("ignore")  # JAX warns of every fork
+from apr_jax.text import load_tokenizer
+tokenizer = load_tokenizer(FILE)
+tokenizer.compile()
+texts = ["def f(x):\\n    return x + 1\\n" * 20_000] * 2
+expected = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert [ids.tolist() for ids in pool.map(tokenizer.encode, texts)] == expected
+"""
+    done = run(code, qwen_file)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_cpu_it_says_so(qwen_file):
+    code = """
+from apr_jax.errors import UserError
+from apr_jax.text import load_tokenizer
+try:
+    load_tokenizer(FILE).compile()
+except UserError as error:
+    sys.exit(str(error).count("\\n"))
+sys.exit(3)
+"""
+    done = run(code, qwen_file, JAX_PLATFORMS="tpu")
+    assert done.returncode == 0, done.stderr
