@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from kernels.attention.fused import attention_pallas
 from kernels.attention.reference import attention_xla
 from kernels.attention.tuning import HEAD_SIZES
+from kernels.devices import is_hopper
 
 IMPLEMENTATIONS = ("cudnn", "pallas", "xla")
 
@@ -210,9 +211,8 @@ def _obstacle(impl: str, dtype: jnp.dtype, head_size: int, packed: bool) -> str 
         if head_size % 8 or head_size > 256:
             return f"needs a head size that is a multiple of 8 up to 256, not {head_size}"
         return None
-    device = jax.devices()[0]
-    if getattr(device, "compute_capability", None) != "9.0":
-        return f"needs a Hopper GPU (H100, H200), not {device.device_kind!r}"
+    if not is_hopper():
+        return f"needs a Hopper GPU (H100, H200), not {jax.devices()[0].device_kind!r}"
     if head_size > HEAD_SIZES[-1]:
         return f"takes head sizes up to {HEAD_SIZES[-1]}, not {head_size}"
     return None

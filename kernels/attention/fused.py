@@ -9,13 +9,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from kernels.attention import tuning
 from kernels.attention.backward import backward
 from kernels.attention.forward import forward
 from kernels.attention.partition import partitioned_backward, partitioned_forward
 from kernels.attention.tiles import LOG2_E, Problem
-from kernels.devices import alike
+from kernels.devices import alike, cut_by_compiler
 
 _ROWS = 8  # TMA moves rows by eights
 
@@ -36,24 +37,41 @@ def attention_pallas(
 
     `interpret` runs the same kernels on a CPU, slowly, and prints what races it sees.
     """
+    problem = Problem(causal=causal, scale=scale, keys=k_BSKH.shape[1], interpret=interpret)
+    run = functools.partial(_padded, problem=problem, sizes=sizes, with_lse=return_lse)
+    arrays = (q_BTNH, k_BSKH, v_BSKH, *([] if segment_start_BT is None else [segment_start_BT]))
+    spec = jax.typeof(q_BTNH).sharding.spec
+    out_BTNH, *lse_BTN = cut_by_compiler(
+        run, arrays, (spec, PartitionSpec(*spec[:3]))[: 1 + return_lse]
+    )
+    return (out_BTNH, lse_BTN[0]) if return_lse else out_BTNH
+
+
+def _padded(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    *start_BT: jax.Array,
+    problem: Problem,
+    sizes: tuning.Sizes | None,
+    with_lse: bool,
+) -> tuple[jax.Array, ...]:
     T, S, H = q_BTNH.shape[1], k_BSKH.shape[1], q_BTNH.shape[-1]
     width = next(size for size in tuning.HEAD_SIZES if size >= H)
     q_BTNH, k_BSKH, v_BSKH = (
         jnp.pad(x, ((0, 0), (0, -x.shape[1] % _ROWS), (0, 0), (0, width - H)))
         for x in (q_BTNH, k_BSKH, v_BSKH)
     )
-    if segment_start_BT is not None:
+    if start_BT:
         # A query that saw no key would have no tile to go through, and the kernels would wait for
         # one for ever: whatever the caller says, a query sees the key at its own place.
         places_1T = jnp.minimum(jnp.arange(T, dtype=jnp.int32), S - 1)[None]
-        segment_start_BT = jnp.clip(segment_start_BT, 0, places_1T)
-        segment_start_BT = jnp.pad(segment_start_BT, ((0, 0), (0, -T % _ROWS)), mode="edge")
-    problem = Problem(causal=causal, scale=scale, keys=S, interpret=interpret)
+        segment_start_BT = jnp.clip(start_BT[0], 0, places_1T)
+        start_BT = (jnp.pad(segment_start_BT, ((0, 0), (0, -T % _ROWS)), mode="edge"),)
     sizes = tuning.sizes(width) if sizes is None else sizes
-    arrays = (q_BTNH, k_BSKH, v_BSKH, *([] if segment_start_BT is None else [segment_start_BT]))
-    out_BTNH, *lse_BTN = _attention(alike(*arrays), problem, sizes, return_lse)
-    out_BTNH = out_BTNH[:, :T, :, :H]
-    return (out_BTNH, lse_BTN[0][:, :T]) if return_lse else out_BTNH
+    arrays = alike(q_BTNH, k_BSKH, v_BSKH, *start_BT)
+    out_BTNH, *lse_BTN = _attention(arrays, problem, sizes, with_lse)
+    return out_BTNH[:, :T, :, :H], *(x_BTN[:, :T] for x_BTN in lse_BTN)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -65,12 +83,12 @@ def _attention(
 
 
 def _attention_forward(arrays, problem, sizes, with_lse):
-    packed, group = _kind(arrays)
+    packed = len(arrays) == 4
 
     def run(q_BTNH, k_BSKH, v_BSKH, start_BT=None):
         return forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes.forward)
 
-    found = _under_vmap(partitioned_forward(run, packed, group))(*arrays)
+    found = _under_vmap(partitioned_forward(run, packed))(*arrays)
     out_BTNH, lse_BNL = alike(*found, *arrays)[:2]
     results = [out_BTNH]
     if with_lse:
@@ -80,7 +98,7 @@ def _attention_forward(arrays, problem, sizes, with_lse):
 
 def _attention_backward(problem, sizes, with_lse, kept, gradients):
     arrays, out_BTNH, lse_BNL = kept
-    packed, group = _kind(arrays)
+    packed = len(arrays) == 4
     do_BTNH, *dlse = gradients
     if with_lse:
         missing = lse_BNL.shape[2] - out_BTNH.shape[1]
@@ -93,18 +111,13 @@ def _attention_backward(problem, sizes, with_lse, kept, gradients):
             q_BTNH, k_BSKH, v_BSKH, start_BT, *more, problem, sizes.grad_q, sizes.grad_kv
         )
 
-    run = _under_vmap(partitioned_backward(run, packed, group, with_lse))
+    run = _under_vmap(partitioned_backward(run, packed, with_lse))
     grads = alike(*run(*arrays, out_BTNH, do_BTNH, lse_BNL, *dlse), *arrays)[:3]
     none = [np.zeros(start_BT.shape, jax.dtypes.float0) for start_BT in arrays[3:]]
     return ((*grads, *none),)
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
-
-
-def _kind(arrays):
-    """Whether rows are packed, and how many query heads share a key-value head."""
-    return len(arrays) == 4, arrays[0].shape[2] // arrays[1].shape[2]
 
 
 def _under_vmap(function: Callable) -> Callable:

@@ -8,24 +8,24 @@ from collections.abc import Callable
 
 from kernels.devices import over_devices
 
-# N is K groups of G heads: a device has all heads of its groups.
-_Q, _KV, _START, _LSE = "b t (k g) h", "b s k h", "b t", "b (k g) l"
+# N is K groups of heads: a device has all heads of its groups.
+_Q, _KV, _START, _LSE = "b t k h", "b s k h", "b t", "b k l"
 
 
-def partitioned_forward(function: Callable, packed: bool, group: int) -> Callable:
+def partitioned_forward(function: Callable, packed: bool) -> Callable:
     """`function(q_BTNH, k_BSKH, v_BSKH[, start_BT]) -> (out_BTNH, lse_BNL)`, over devices."""
-    return _over_devices(function, f"{_inputs(packed)} -> {_Q}, {_LSE}", group)
+    return _over_devices(function, f"{_inputs(packed)} -> {_Q}, {_LSE}")
 
 
-def partitioned_backward(function: Callable, packed: bool, group: int, dlse: bool) -> Callable:
+def partitioned_backward(function: Callable, packed: bool, dlse: bool) -> Callable:
     """`function(q, k, v[, start], out_BTNH, do_BTNH, lse_BNL[, dlse_BNL]) -> (dq, dk, dv)`."""
     kept = ", ".join([_inputs(packed), _Q, _Q, *[_LSE] * (1 + dlse)])
-    return _over_devices(function, f"{kept} -> {_Q}, {_KV}, {_KV}", group)
+    return _over_devices(function, f"{kept} -> {_Q}, {_KV}, {_KV}")
 
 
 def _inputs(packed: bool) -> str:
     return ", ".join([_Q, _KV, _KV, *([_START] if packed else [])])
 
 
-def _over_devices(function: Callable, rule: str, group: int) -> Callable:
-    return over_devices(function, rule, whole=("t", "g", "h", "s", "l"), g=group)
+def _over_devices(function: Callable, rule: str) -> Callable:
+    return over_devices(function, rule, cut=("b", "k"))

@@ -7,8 +7,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from kernels.devices import alike
+from kernels.devices import alike, cut_by_compiler
 from kernels.loss.chunked import chunked_cross_entropy
 from kernels.loss.exponentials import ROWS, unsupported
 
@@ -66,19 +67,18 @@ def linear_cross_entropy(
         ignored_BT = jnp.zeros((B, T), bool)
     else:
         ignored_BT = targets_BT == ignore_index
-    arrays = alike(
-        x_BTD.reshape(B * T, D),
-        weight_VD,
-        jnp.where(ignored_BT, 0, targets_BT).reshape(B * T),
-        jnp.where(ignored_BT, 0, weights_BT).reshape(B * T),
-    )
-    loss, nats_M = chunked_cross_entropy(
-        *arrays,
-        z_loss,
-        chunk_size,
-        impl,
-    )
-    return loss, jax.lax.stop_gradient(jnp.where(ignored_BT, 0, nats_M.reshape(B, T)))
+    targets_BT = jnp.where(ignored_BT, 0, targets_BT)
+    weights_BT = jnp.where(ignored_BT, 0, weights_BT)
+
+    def run(x_BTD: jax.Array, weight_VD: jax.Array, *of_BT: jax.Array) -> tuple[jax.Array, ...]:
+        of_M = (array_BT.reshape(B * T) for array_BT in of_BT)
+        arrays = alike(x_BTD.reshape(B * T, D), weight_VD, *of_M)
+        loss, nats_M = chunked_cross_entropy(*arrays, z_loss, chunk_size, impl)
+        return loss, nats_M.reshape(B, T)
+
+    specs = (PartitionSpec(), jax.typeof(targets_BT).sharding.spec)
+    loss, nats_BT = cut_by_compiler(run, (x_BTD, weight_VD, targets_BT, weights_BT), specs)
+    return loss, jax.lax.stop_gradient(jnp.where(ignored_BT, 0, nats_BT))
 
 
 def _bytes_per_token(dtype: jnp.dtype, num_rows: int, impl: str) -> int:

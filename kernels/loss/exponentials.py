@@ -18,7 +18,7 @@ import jax.experimental.pallas as pl
 import jax.experimental.pallas.mosaic_gpu as plgpu
 import jax.numpy as jnp
 
-from kernels.devices import alike
+from kernels.devices import alike, is_hopper
 
 COLUMNS = 128  # of a tile: logits that share a normaliser
 ROWS = 256  # of a tile: tokens, two warpgroups of half as many
@@ -33,7 +33,7 @@ _LOG2_E = math.log2(math.e)
 
 def unsupported(x_dtype: Any, vocabulary: int, model: int) -> str | None:
     """Why this kernel cannot run here or on such arrays; None if it can."""
-    if not _is_hopper():
+    if not is_hopper():
         return "needs a GPU of the Hopper generation (compute capability 9.0)"
     if x_dtype not in (jnp.bfloat16, jnp.float16):
         return f"computes in bfloat16 or float16, not in {jnp.dtype(x_dtype).name}"
@@ -202,13 +202,6 @@ def _transforms(width: int) -> tuple[Any, ...]:
 
 def _nothing(*_: Any, **__: Any) -> None:
     """Stands for what does not matter when a pipeline is asked for its allocations."""
-
-
-def _is_hopper() -> bool:
-    if jax.default_backend() == "gpu":
-        return jax.devices()[0].compute_capability == "9.0"
-    device = jax.sharding.get_abstract_mesh().abstract_device  # that kernels are interpreted for
-    return device is not None and "H100" in device.device_kind
 
 
 def _num_cores() -> int:

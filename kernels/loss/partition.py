@@ -12,10 +12,10 @@ from kernels.devices import over_devices
 
 def partitioned_scores(function: Callable) -> Callable:
     """`function(x_MD, head_VD, targets_M) -> (M, M)`, over devices."""
-    return over_devices(function, "m d, v d, m -> m, m", whole=("d", "v"))
+    return over_devices(function, "m d, v d, m -> m, m", cut=("m",))
 
 
 def partitioned_gradients(function: Callable) -> Callable:
     """`function(x_MD, head_VD, targets_M, weights_M) -> (M, M, MD, VD)`, over devices; the last is
     summed over them."""
-    return over_devices(function, "m d, v d, m, m -> m, m, m d, v d", whole=("d", "v"), parts=1)
+    return over_devices(function, "m d, v d, m, m -> m, m, m d, v d", cut=("m",))

@@ -1,14 +1,11 @@
 """On four devices the loss is cut by tokens, however the devices get their parts."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
 
-PROGRAM = """
-    import functools, re, sys
+from tests.kernels import four_devices
+
+BY_TOKENS = """
+    import re, sys
     import jax, jax.numpy as jnp, numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
     from kernels.loss import linear_cross_entropy
@@ -48,10 +45,71 @@ PROGRAM = """
     assert all("ENTRY" in body for body in bodies), "in a loop"
 """
 
+HOWEVER_CUT = """
+    import sys
+    import jax, numpy as np
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+    from kernels.loss import linear_cross_entropy
+    from kernels.loss.reference import linear_cross_entropy_whole
+
+    def ours(x, weight, targets, weights):
+        # Chunks of four tokens.
+        return linear_cross_entropy(
+            x, weight, targets, weights, z_loss=0.1, max_bytes=4 * 40 * 8, impl="xla"
+        )
+
+    def plain(x, weight, targets, weights):
+        return linear_cross_entropy_whole(x, weight, targets, weights, z_loss=0.1)
+
+    def together(function, *arrays):
+        return jax.value_and_grad(function, (0, 1, 3), has_aux=True)(*arrays)
+
+    def by_rows(function, *arrays):
+        def total(x, weight, targets, weights):
+            row = lambda x, *more: function(x[None], weight, *(array[None] for array in more))
+            losses, nats = jax.vmap(row)(x, targets, weights)
+            return losses.sum(), nats[:, 0]
+
+        return together(total, *arrays)
+
+    def inputs(B, T):
+        rng = np.random.default_rng([B, T])
+        x = rng.standard_normal((B, T, 8)).astype(np.float32)
+        weight = rng.standard_normal((40, 8)).astype(np.float32)
+        targets = rng.integers(0, 40, (B, T)).astype(np.int32)
+        return x, weight, targets, rng.uniform(0, 1, (B, T)).astype(np.float32)
+
+    kind = getattr(AxisType, sys.argv[1])
+    mesh = jax.make_mesh((4,), ("a",), axis_types=(kind,))
+    ALL, FIRST, SECOND, THIRD = P(), P("a"), P(None, "a"), P(None, None, "a")
+    ALL, (FIRST, SECOND, THIRD) = P(), (P(*[None] * n, "a") for n in range(3))
+    for step, tokens, *specs in (
+        (together, (4, 8), ALL, FIRST),
+        (together, (4, 8), FIRST, FIRST),
+        (together, (3, 6), THIRD, SECOND),  # no number of tokens that four devices could share
+        (by_rows, (4, 8), ALL, SECOND),
+        (together, (4, 8), None, None),
+    ):
+        arrays = inputs(*tokens)
+        with jax.set_mesh(mesh):
+            places = [s and NamedSharding(mesh, s) for s in specs]
+            placed = *map(jax.device_put, arrays[:2], places), *arrays[2:]
+            # The head's gradient is to come cut as the head is.
+            wish = ((None, None), (None, places[1], None))
+            run = jax.jit(step, static_argnums=0, out_shardings=wish)
+            found = run(ours, *(arrays if specs[0] is None else placed))
+        wanted = jax.jit(together, static_argnums=0)(plain, *arrays)
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            message = f"{step.__name__} {tokens} {specs}"
+            np.testing.assert_allclose(x, y, atol=2e-5, rtol=1e-5, err_msg=message)
+"""
+
 
 @pytest.mark.parametrize("way", ["jit", "shard_map"])
 def test_the_rows_gradient_is_summed_once(way: str) -> None:
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
-    program = [sys.executable, "-c", textwrap.dedent(PROGRAM), way]
-    result = subprocess.run(program, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-3000:]
+    four_devices.run(BY_TOKENS, way)
+
+
+@pytest.mark.parametrize("mesh", ["Auto", "Explicit"])
+def test_results_are_those_of_one_device_however_arrays_come_cut(mesh: str) -> None:
+    four_devices.run(HOWEVER_CUT, mesh)
