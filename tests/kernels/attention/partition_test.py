@@ -86,9 +86,8 @@ HOWEVER_CUT = """
     cases = {
         AxisType.Auto: (
             (4, 4, HEAD, HEAD, HEAD),
-            (4, 1, HEAD, ALL, PLACE),
-            (8, 2, HEAD, BATCH, CHANNEL),
-            (8, 2, PLACE, PLACE, CHANNEL),
+            (4, 1, PLACE, ALL, CHANNEL),
+            (8, 2, HEAD, BATCH, PLACE),
         ),
         AxisType.Explicit: ((4, 4, CHANNEL, PLACE, BATCH), (4, 1, BATCH, BATCH, BATCH)),
     }
