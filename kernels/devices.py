@@ -85,9 +85,8 @@ def _places(
 
 def _sum_over(places: dict[str, tuple[str, ...]], axes: list[str], array: jax.Array) -> jax.Array:
     """`array`, of which each device has a part of the sum for each place that is not its own."""
-    return jax.lax.psum(
-        array, tuple(itertools.chain(*(places[x] for x in places if x not in axes)))
-    )
+    others = (places[name] for name in places if name not in axes)
+    return jax.lax.psum(array, tuple(itertools.chain(*others)))
 
 
 def cut_by_compiler(
@@ -103,9 +102,8 @@ def cut_by_compiler(
     if mesh is None:
         return function(*arrays)
     shardings = tuple(NamedSharding(mesh, spec) for spec in specs)
-    return jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=shardings)(
-        *arrays
-    )
+    run = jax.sharding.auto_axes(function, axes=mesh.explicit_axes, out_sharding=shardings)
+    return run(*arrays)
 
 
 def alike(*arrays: jax.Array) -> tuple[jax.Array, ...]:

@@ -63,22 +63,26 @@ def linear_cross_entropy(
     if impl == "pallas" and (reason := unsupported(x_BTD.dtype, V, D)):
         raise NotImplementedError(f"impl='pallas' {reason}; use impl='xla'")
     chunk_size = _chunk_size(B * T, max_bytes // _bytes_per_token(x_BTD.dtype, V, impl), impl)
-    if ignore_index is None:
-        ignored_BT = jnp.zeros((B, T), bool)
-    else:
-        ignored_BT = targets_BT == ignore_index
-    targets_BT = jnp.where(ignored_BT, 0, targets_BT)
-    weights_BT = jnp.where(ignored_BT, 0, weights_BT)
 
-    def run(x_BTD: jax.Array, weight_VD: jax.Array, *of_BT: jax.Array) -> tuple[jax.Array, ...]:
-        of_M = (array_BT.reshape(B * T) for array_BT in of_BT)
-        arrays = alike(x_BTD.reshape(B * T, D), weight_VD, *of_M)
+    def run(
+        x_BTD: jax.Array, weight_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        if ignore_index is None:
+            ignored_BT = jnp.zeros((B, T), bool)
+        else:
+            ignored_BT = targets_BT == ignore_index
+        arrays = alike(
+            x_BTD.reshape(B * T, D),
+            weight_VD,
+            jnp.where(ignored_BT, 0, targets_BT).reshape(B * T),
+            jnp.where(ignored_BT, 0, weights_BT).reshape(B * T),
+        )
         loss, nats_M = chunked_cross_entropy(*arrays, z_loss, chunk_size, impl)
-        return loss, nats_M.reshape(B, T)
+        return loss, jax.lax.stop_gradient(jnp.where(ignored_BT, 0, nats_M.reshape(B, T)))
 
     specs = (PartitionSpec(), jax.typeof(targets_BT).sharding.spec)
     loss, nats_BT = cut_by_compiler(run, (x_BTD, weight_VD, targets_BT, weights_BT), specs)
-    return loss, jax.lax.stop_gradient(jnp.where(ignored_BT, 0, nats_BT))
+    return loss, nats_BT
 
 
 def _bytes_per_token(dtype: jnp.dtype, num_rows: int, impl: str) -> int:
