@@ -211,8 +211,9 @@ def _powers_by_logits(
     target_powers_C: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """As `exponentials`, in one pass over the logits: no maximum is looked for before."""
+    is_target_CV = targets_C[:, None] == jnp.arange(len(head_VD))[None]
     powers_CV = jnp.exp(_logits(x_CD, head_VD) - shift_C[:, None])
-    powers_CV = jnp.where(jnp.arange(len(head_VD)) == targets_C[:, None], 0, powers_CV)
+    powers_CV = jnp.where(is_target_CV, 0, powers_CV)
     rest_C = jnp.sum(powers_CV, axis=-1)
     return powers_CV.astype(x_CD.dtype), rest_C + target_powers_C, rest_C
 

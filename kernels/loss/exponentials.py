@@ -70,7 +70,7 @@ def exponentials(
     # Far less than the target it would be lost in its tile's sum, which is taken again without.
     tiles_C = targets_C // COLUMNS
     tile_CV = powers_CV.reshape(len(targets_C), -1, COLUMNS)[tokens_C, tiles_C]
-    others_RC = jnp.where(jnp.arange(len(sums_RC))[:, None] == tiles_C, 0, sums_RC)
+    others_RC = jnp.where(jnp.arange(len(sums_RC))[:, None] == tiles_C[None], 0, sums_RC)
     rest_C = jnp.sum(others_RC, axis=0) + jnp.sum(tile_CV, axis=1, dtype=jnp.float32)
     # That sum is of 16 bits an element: not where the difference is exact enough.
     is_small_C = target_powers_C < 0.5 * sum_C
