@@ -17,8 +17,8 @@ with r = 1 - exp(l[y] - z) from the sum of e: a difference would have few digits
 
 The shift is the target's logit, which is cheap to know before. Should it be so far below z that e
 could overflow, which takes nats that no sound model has, everything is done again with a shift
-that is close to the log of the sum of e.
-The backward pass has nothing left but to multiply by the factor of the sum.
+close to the log-normaliser of the other logits. The backward pass has nothing left but to multiply
+by the factor of the sum.
 
 Letters in shapes: M tokens, N chunks, C tokens of a chunk, D model, V vocabulary.
 """
