@@ -47,7 +47,7 @@ def main() -> int:
     values = {"all_tokens": shards.num_tokens, "window": window, "settings": settings}
     values["verified"] = verified
     lines = [f"{_SHARDS.value}: {shards.num_tokens:,} tokens", f"  {_HASHES[verified]}"]
-    lines += [f"  {key}: {value}" for key, value in settings.items()]
+    lines += [f"  {key}: {program.printable(str(value))}" for key, value in settings.items()]
     lines += [f"window {start:,} to {stop:,}", *map(_line, window.items())]
     program.report(_OUT.value, values, lines)
     return 0

@@ -132,7 +132,16 @@ def _parse(argv: list[str]) -> list[str]:
         _stop(
             f"unexpected argument {rest[1]!r}: values need a flag, as in --NAME=VALUE (see --help)"
         )
+    if empty := next(filter(_is_empty, flags.FLAGS), None):
+        # A path of no characters would be the current folder.
+        _stop(f"--{empty} is empty: give a value (is a variable of the shell not set?)")
     return rest
+
+
+def _is_empty(name: str) -> bool:
+    flag = flags.FLAGS[name]
+    values = flag.value if isinstance(flag.value, list) else [flag.value]
+    return bool(flag.present) and "" in values
 
 
 def _guarded(main: Callable[[], int]) -> int:

@@ -105,7 +105,9 @@ class Bpe:
         """
         if keys.get("model") != "gpt2":
             raise TokenizerLeftOut(
-                path, f"vocabulary is of kind {keys.get('model')!r}, only byte-level BPE is known"
+                path,
+                f"vocabulary is of kind {short(repr(keys.get('model')))}, known are 'gpt2' "
+                "(byte-level BPE) and 'llama' (SentencePiece)",
             )
         rule = keys.get("pre")
         if not isinstance(rule, str) or rule not in _RULES:

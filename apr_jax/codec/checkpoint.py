@@ -149,7 +149,8 @@ class Checkpoint:
     @property
     def notes(self) -> list[str]:
         """What could not come along, such as a vocabulary whose pre-tokeniser is not known."""
-        notes = [] if self.companions else self._embedded[1]
+        problem = None if self.companions else self._embedded[1]
+        notes = [] if problem is None else [f"tokenizer left out: {problem}"]
         if self.format == "safetensors":
             held = {self.stored(name) for name in self.names}
             notes = [*claims.unkept(self._hf_config, held), *notes]
@@ -300,10 +301,10 @@ class Checkpoint:
         return cast
 
     @functools.cached_property
-    def _embedded(self) -> tuple[dict[str, bytes], list[str]]:
+    def _embedded(self) -> embedded.Embedded:
         if isinstance(self._source, GgufFile):
             return embedded.of_gguf(self._source)
-        return embedded.of_apr(self._source) if isinstance(self._source, AprFile) else ({}, [])
+        return embedded.of_apr(self._source) if isinstance(self._source, AprFile) else ({}, None)
 
     def _left_out(self) -> Iterator[tuple[str, str]]:
         for name in self._source.names:

@@ -28,11 +28,11 @@ _APR_KEYS = {
 _SPECIAL = {"bos": "bos_token", "eos": "eos_token", "padding": "pad_token", "unknown": "unk_token"}
 """How GGUF and `tokenizer_config.json` call one token."""
 
-Embedded = tuple[dict[str, bytes], list[str]]
+Embedded = tuple[dict[str, bytes], str | None]
 
 
 def of_gguf(file: GgufKeys) -> Embedded:
-    """The files that a GGUF yields, content by name, and notes on what it does not yield."""
+    """The files that a GGUF yields, content by name, and why not its vocabulary."""
     keys = {
         key.removeprefix(GGML): value for key, value in file.keys.items() if key.startswith(GGML)
     }
@@ -42,7 +42,7 @@ def of_gguf(file: GgufKeys) -> Embedded:
 
 
 def of_apr(file: AprFile) -> Embedded:
-    """The files that the metadata of an `.apr` file yields, and notes, as for a GGUF."""
+    """The files that the metadata of an `.apr` file yields, as for a GGUF."""
     keys = {key: file.metadata.get(own) for key, own in _APR_KEYS.items()}
     if keys["model"] is None and file.metadata.get("tokenizer.model_type") == "BPE":
         keys["model"] = "gpt2"  # which of its kinds, the name of the pre-tokeniser has to tell
@@ -51,20 +51,20 @@ def of_apr(file: AprFile) -> Embedded:
 
 def _files(keys: Mapping[str, Any], template: Any, file: GgufKeys | AprFile) -> Embedded:
     files: dict[str, bytes] = {}
-    notes = []
+    problem = None
     if keys.get("tokens"):
         try:
-            if keys.get("model") == "llama" and keys.get("scores"):
+            if keys.get("model") == "llama":
                 files["tokenizer.model"] = sentencepiece_model(keys, file.path)
             else:
                 content = Bpe.from_keys(keys, file.path).to_json(file.path)
                 files["tokenizer.json"] = _json(content)
                 files["tokenizer_config.json"] = _json(_config(keys))
         except TokenizerLeftOut as error:
-            notes.append(f"tokenizer left out: {error}")
+            problem = str(error)
     if isinstance(template, str) and files:
         files["chat_template.jinja"] = template.encode()
-    return files, notes
+    return files, problem
 
 
 def _config(keys: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from apr_jax.text.manifest import (
     ShardError,
     read_manifest,
 )
+from apr_jax.text.vocabulary import MAX_IDS
 
 _CHUNK = 1 << 22  # tokens held in memory at a time when the whole stream is looked through
 
@@ -83,15 +84,16 @@ class Shards:
             return None
         path = self.folder / TOKEN_BYTES
         try:
-            table = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            # Mapped, so that a damaged header cannot ask for more memory than the file has.
+            table = np.lib.format.open_memmap(path, mode="r")
+        except (OSError, ValueError, OverflowError) as error:
             raise ShardError(f"{path}: cannot be read ({error}): encode again") from error
         if table.dtype != np.uint16 or table.shape != (self.manifest["vocab_size"],):
             raise ShardError(
                 f"{path}: is {table.dtype}{list(table.shape)}, but the manifest says "
                 f"uint16[{self.manifest['vocab_size']}]: encode again"
             )
-        return table
+        return np.array(table)
 
     def check_ids(self, vocab_size: int) -> None:
         """Look through the whole stream for ids that a model of `vocab_size` rows cannot take.
@@ -114,7 +116,7 @@ class Shards:
 
         Raises:
           IndexError: the range is not inside the stream.
-          ShardError: an id does not fit 31 bits, so the file is not a shard of ids.
+          ShardError: an id is not one of the manifest's vocabulary, or without a manifest of any.
         """
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(f"tokens {start}:{stop} of a stream of {self.num_tokens}")
@@ -127,12 +129,25 @@ class Shards:
             ids[position - start : position - start + len(part)] = part.view("<i4")
             position += len(part)
             number += 1
-        if ids.size and ids.min() < 0:
-            raise ShardError(
-                f"{self.folder}: an id between positions {start} and {stop} is above 2**31: "
-                "these files are not shards of token ids"
-            )
+        bound = MAX_IDS if self.manifest is None else self.manifest["vocab_size"]
+        unsigned = ids.view(np.uint32)
+        if ids.size and int(unsigned.max()) >= bound:
+            at = int(np.argmax(unsigned >= bound))
+            self._refuse_id(start + at, int(unsigned[at]), bound)
         return ids
+
+    def _refuse_id(self, position: int, id_: int, bound: int) -> NoReturn:
+        number = bisect.bisect_right(self._starts, position) - 1
+        place = f"{self._paths[number]}: id {id_} at position {position - self._starts[number]}"
+        if self.manifest is None:
+            raise ShardError(
+                f"{place} is in no vocabulary, those end below {bound}: is this a shard of 32-bit "
+                "token ids?"
+            )
+        raise ShardError(
+            f"{place} is not below vocab_size, which is {bound} in {NAME}: the file was changed or "
+            "damaged; the same encode_corpus makes it anew"
+        )
 
     def hashes(self) -> set[str]:
         """The SHA-256 of each shard that is not empty."""

@@ -50,7 +50,7 @@ def read_embedded(
         is_gguf = file.read(len(_GGUF)) == _GGUF
     if is_gguf:
         with GgufKeys(path) as gguf:
-            files, notes = embedded.of_gguf(gguf)
+            files, problem = embedded.of_gguf(gguf)
             eos_id = gguf.keys.get("tokenizer.ggml.eos_token_id")
     else:
         with open_apr(path) as apr:
@@ -58,9 +58,9 @@ def read_embedded(
             eos_id = metadata.get("tokenizer.eos_token_id")
             if metadata.get(_VOCABULARY) and metadata.get("tokenizer.pre_type") is None:
                 return _with_eos(_of_original(path, metadata, pretokenizer), eos_id)
-            files, notes = embedded.of_apr(apr)
+            files, problem = embedded.of_apr(apr)
     if not files:
-        raise TokenizerError("; ".join(notes) or f"{path}: holds no vocabulary")
+        raise TokenizerError(problem or f"{path}: holds no vocabulary")
     if pretokenizer is not None and pretokenizer != "whitespace":
         raise TokenizerError(f"{path}: names its pre-tokeniser itself: leave --pretokenizer out")
     if "tokenizer.model" in files:

@@ -6,8 +6,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from apr_jax.errors import UserError
+from apr_jax.errors import UserError, short
 from apr_jax.files import read_json
+from apr_jax.text.vocabulary import MAX_IDS
 
 NAME = "manifest.json"
 # Stands in the manifest's place, with the shards finished so far, until the last one is written.
@@ -28,6 +29,7 @@ SETTINGS = (
     "content_field",
     "split",
 )
+_IDS = ("eos_id", "unk_id", "space_id")
 
 
 class ShardError(UserError):
@@ -44,7 +46,8 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
     """The folder's manifest, ours or the original's; None when there is none.
 
     Raises:
-      ShardError: the schema is unknown, a key is missing, or the settings were changed by hand.
+      ShardError: the schema is unknown, a key is missing, the settings were changed by hand, or an
+        id is none.
     """
     path = folder / NAME
     if not path.exists():
@@ -68,18 +71,52 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any] | None:
                 f"{path}: its settings do not hash to its settings_sha256, so they were changed "
                 "after the shards were written: encode the corpus again"
             )
+        _check_ids(path, manifest)
+    else:
+        _check_id(path, "eos_token_id", manifest.get("eos_token_id"), MAX_IDS)
     return manifest
+
+
+def shard_name(number: int) -> str:
+    """The file of the shard with this place in the stream, the first being 0."""
+    return f"shard-{number:05d}.bin"
 
 
 def is_record(value: Any) -> bool:
     """Whether a manifest, finished or not, is an object with a sound list of shards."""
     entries = value.get("shards") if isinstance(value, dict) else None
-    return isinstance(entries, list) and all(map(_is_entry, entries))
+    return isinstance(entries, list) and all(
+        _is_entry(entry, shard_name(number)) for number, entry in enumerate(entries)
+    )
 
 
-def _is_entry(entry: Any) -> bool:
+def _is_entry(entry: Any, name: str) -> bool:
     return (
         isinstance(entry, dict)
-        and all(isinstance(entry.get(key), str) for key in ("name", "sha256", "documents_sha256"))
-        and all(isinstance(entry.get(key), int) for key in ("tokens", "documents", "bytes"))
+        and entry.get("name") == name
+        and all(isinstance(entry.get(key), str) for key in ("sha256", "documents_sha256"))
+        and all(_is_count(entry.get(key)) for key in ("tokens", "documents", "bytes"))
     )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _check_ids(path: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    vocab_size = manifest["vocab_size"]
+    if not (_is_count(vocab_size) and 0 < vocab_size <= MAX_IDS):
+        raise ShardError(
+            f"{path}: vocab_size is {short(repr(vocab_size))}, not an integer from 1 to "
+            f"{MAX_IDS}: encode the corpus again"
+        )
+    for key in _IDS:
+        _check_id(path, key, manifest.get(key), vocab_size)
+
+
+def _check_id(path: pathlib.Path, key: str, value: Any, vocab_size: int) -> None:
+    if value is not None and not (_is_count(value) and value < vocab_size):
+        raise ShardError(
+            f"{path}: {key} is {short(repr(value))}, not an id below {vocab_size} or null: "
+            "encode the corpus again"
+        )

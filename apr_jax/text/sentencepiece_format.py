@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
-from apr_jax.text.tokenizer import TextError, as_texts, lone_surrogate
+from apr_jax.text.tokenizer import as_texts, known_ids, lone_surrogate
 from apr_jax.text.vocabulary import TokenizerError
 
 
@@ -80,11 +80,9 @@ class SentencePieceTokenizer:
 
         Raises:
           TextError: an id is negative.
+          TypeError: the ids are no integers in one row.
         """
-        wanted = np.asarray(ids, np.int64).reshape(-1)
-        if wanted.size and wanted.min() < 0:
-            raise TextError(f"cannot decode the id {wanted.min()}: ids are not negative")
-        return self._processor.decode(wanted[wanted < self.vocab_size].tolist())
+        return self._processor.decode(known_ids(ids, self.vocab_size))
 
     def token_id(self, content: str) -> int | None:
         """The id of the control or user-defined piece of this spelling, None if there is none."""

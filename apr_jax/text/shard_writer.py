@@ -9,7 +9,7 @@ interrupted or not; a folder that holds anything else is refused and left as it 
 import hashlib
 import io
 import pathlib
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from apr_jax.text.manifest import (
     ShardError,
     is_record,
     settings_sha256,
+    shard_name,
 )
 
 
@@ -97,6 +98,8 @@ class ShardWriter:
         """
         if self._passed < len(self._finished):
             self._refuse_changed()
+        if not self._tokens and not any(entry["tokens"] for entry in self._finished):
+            self._refuse_empty()
         self._begin()
         if self._documents:
             self._close_shard()
@@ -104,11 +107,6 @@ class ShardWriter:
             key: sum(entry[key] for entry in self._finished)
             for key in ("tokens", "documents", "bytes")
         }
-        if not totals["tokens"]:
-            raise ShardError(
-                f"{self.folder}: not one token fell to this folder "
-                f"({counted(totals['documents'], 'document')}): more input is needed"
-            )
         table = io.BytesIO()
         np.save(table, token_bytes)
         write_bytes(self.folder / TOKEN_BYTES, table.getvalue())
@@ -162,7 +160,7 @@ class ShardWriter:
         self._digest.update(documents.digests[start:stop].tobytes())
 
     def _close_shard(self) -> None:
-        name, digest = f"shard-{len(self._finished):05d}.bin", hashlib.sha256()
+        name, digest = shard_name(len(self._finished)), hashlib.sha256()
         with atomic_write(self.folder / name) as file:
             for part in self._parts:
                 data = part.astype("<u4", copy=False).data
@@ -219,7 +217,24 @@ class ShardWriter:
             if path.name not in listed:
                 path.unlink()
 
-    def _refuse_changed(self) -> None:
+    def _refuse_empty(self) -> NoReturn:
+        """Refuse to finish, and leave no shards that are waiting for more."""
+        unfinished = self.folder / UNFINISHED
+        if unfinished.exists():
+            self._remove_leftovers()
+            unfinished.unlink()
+        found, split = counted(self._document_index, "document"), self._settings["split"]
+        problem = f"{self.folder}: not one token fell to this folder ({found})"
+        if split is None:
+            raise ShardError(f"{problem}: more input is needed")
+        change = "larger" if split["part"] == "val" else "smaller"
+        done = "; the shards of --out are complete" if split["part"] == "val" else ""
+        raise ShardError(
+            f"{problem} with val_fraction={split['val_fraction']}{done}: for both folders give "
+            f"more input or a {change} --val_fraction, and empty or new folders"
+        )
+
+    def _refuse_changed(self) -> NoReturn:
         raise ShardError(
             f"{self.folder}: holds shards of other documents: the input has changed since; choose "
             "another --out or empty the folder"

@@ -137,13 +137,9 @@ class Tokenizer:
 
         Raises:
           TextError: an id is negative.
+          TypeError: the ids are no integers in one row.
         """
-        texts = []
-        for id_ in np.asarray(ids, np.int64).tolist():
-            if id_ < 0:
-                raise TextError(f"cannot decode the id {id_}: ids are not negative")
-            if id_ < self.vocab_size:
-                texts.append(self._texts[id_])
+        texts = [self._texts[id_] for id_ in known_ids(ids, self.vocab_size)]
         return b"".join(texts).decode("utf-8", errors="replace")
 
     def token_id(self, content: str) -> int | None:
@@ -346,6 +342,26 @@ def as_texts(texts: Sequence[str]) -> list[str]:
             number = next(at for at, text in enumerate(texts) if type(text) is kind)
             raise TypeError(f"text {number} is a {kind.__name__}, not a str")
     return texts
+
+
+def known_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
+    """Those of the ids that a vocabulary of this size has.
+
+    Raises:
+      TextError: an id is negative.
+      TypeError: the ids are no integers in one row.
+    """
+    try:
+        row = np.asarray(ids if hasattr(ids, "__array__") else [*ids])
+    except ValueError as error:  # rows of different lengths
+        raise TypeError("ids are not one row of integers: decode one row at a time") from error
+    if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
+        raise TypeError(
+            f"ids are {row.dtype}{[*row.shape]}, not one row of integers: decode one row at a time"
+        )
+    if row.size and row.min() < 0:
+        raise TextError(f"cannot decode the id {row.min()}: ids are not negative")
+    return row[row < vocab_size].tolist()
 
 
 def lone_surrogate(texts: Sequence[str]) -> TextError:

@@ -86,14 +86,14 @@ class Vocabulary:
 
 
 # Tables have a row for each id, so an absurd one must not pass. The largest known are near 2**18.
-_MAX_IDS = 1 << 21
+MAX_IDS = 1 << 21
 
 
 def check_id(source: object, token: str, id_: object) -> int:
     """The id, if it is one. Raises TokenizerError."""
-    if type(id_) is not int or not 0 <= id_ < _MAX_IDS:
+    if type(id_) is not int or not 0 <= id_ < MAX_IDS:
         raise TokenizerError(
-            f"{source}: token {token!r} has id {id_!r}, not an integer from 0 to {_MAX_IDS - 1}"
+            f"{source}: token {token!r} has id {id_!r}, not an integer from 0 to {MAX_IDS - 1}"
         )
     return id_
 

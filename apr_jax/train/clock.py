@@ -12,6 +12,8 @@ class Clock:
 
     A thread waits for the results, because asking for the next step can take until that one is
     half done: a GPU's queue is shorter than a step.
+    Steps of few milliseconds may be noted late, one too long and the next too short, as Python's
+    threads wait for each other; the sum is right.
     """
 
     def __init__(self) -> None:

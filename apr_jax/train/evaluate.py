@@ -74,8 +74,8 @@ class Evaluator:
     def _run(self, params: Any, batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
         try:
             return self._step(params, self._parallel.split(batch))
-        except NotImplementedError as error:  # raised while tracing: an attention that cannot run
-            raise TrainError(f"attention: {error}") from error
+        except NotImplementedError as error:  # raised while tracing: what cannot run here
+            raise TrainError(str(error)) from error
 
 
 def evaluate_file(

@@ -43,7 +43,9 @@ def train(config: TrainConfig) -> dict[str, Any]:
 
     Writes into `config.out`: the settings, a JSONL of every step and evaluation, checkpoints to
     resume from, the loss curve and, unless the run was refused or aborted, `model.apr`. A killed
-    run that is started again goes on from its last checkpoint and ends with the same parameters.
+    run that is started again goes on from its last checkpoint and ends with the same parameters;
+    on GPUs up to last bits, because XLA fixes the order in which tokens are added to a row that
+    they share only with XLA_FLAGS=--xla_gpu_deterministic_ops=true.
 
     Returns:
       The report. Its `status` is OK (every gate passed), MISSED (finished, but a gate did not

@@ -4,9 +4,12 @@ Letters in shapes: B batch, T position, M tokens (B * T), D model, V vocabulary.
 """
 
 import math
+from numbers import Integral
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 
 from kernels.devices import alike, cut_by_compiler
@@ -30,7 +33,12 @@ def linear_cross_entropy(
     """Cross-entropy of logits x @ W.T that are never all in memory.
 
     Gradients are computed along with the loss, when it is differentiated, so that nothing is
-    computed twice: the head is multiplied as often as with all logits in memory.
+    computed twice: the head is multiplied as often as with all logits in memory. What has weight 0
+    is in neither, even if its hidden state is not finite.
+
+    Tokens that share a target are added to its row in an order that XLA fixes on GPUs only with
+    XLA_FLAGS=--xla_gpu_deterministic_ops=true: without, the last bits of the gradient of
+    `weight_VD` may differ from run to run, as those of any gathered row's do.
 
     Args:
       x_BTD: float32, bfloat16 or float16: what the head reads, and the dtype of its products.
@@ -54,11 +62,17 @@ def linear_cross_entropy(
     """
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"impl={impl!r} is not one of {', '.join(map(repr, IMPLEMENTATIONS))}")
+    _check_types(x=x_BTD, weight=weight_VD, targets=targets_BT)
     if weights_BT is None:
         weights_BT = jnp.ones(targets_BT.shape, jnp.float32)
+    _check_types(weights=weights_BT)
     _check_arrays(x_BTD, weight_VD, targets_BT, weights_BT)
+    if isinstance(z_loss, jax.core.Tracer):
+        raise TypeError("z_loss must be a number, not traced: close over it, or make it static")
     if not (math.isfinite(z_loss) and z_loss >= 0):
         raise ValueError(f"z_loss={z_loss} must be a finite number, at least 0")
+    if not isinstance(max_bytes, Integral):
+        raise TypeError(f"max_bytes must be an integer, not {max_bytes!r}")
     (B, T, D), V = x_BTD.shape, weight_VD.shape[0]
     if impl == "pallas" and (reason := unsupported(x_BTD.dtype, V, D)):
         raise NotImplementedError(f"impl='pallas' {reason}; use impl='xla'")
@@ -104,6 +118,12 @@ def _chunk_size(num_tokens: int, largest: int, impl: str) -> int:
     return min(sizes, key=lambda size: -(-num_tokens // size) * size)
 
 
+def _check_types(**arrays: Any) -> None:
+    for name, array in arrays.items():
+        if not isinstance(array, jax.Array | np.ndarray):
+            raise TypeError(f"{name} must be an array, not {type(array).__name__}")
+
+
 def _check_arrays(
     x_BTD: jax.Array, weight_VD: jax.Array, targets_BT: jax.Array, weights_BT: jax.Array
 ) -> None:
@@ -115,6 +135,8 @@ def _check_arrays(
         raise ValueError(
             f"x needs the axes [batch, position, model], weight [vocabulary, model]: {shapes}"
         )
+    if not len(weight_VD):
+        raise ValueError(f"weight needs at least one row: {shapes}")
     if x_BTD.shape[2] != weight_VD.shape[1]:
         raise ValueError(f"x and weight differ in the size of the model: {shapes}")
     if not targets_BT.shape == weights_BT.shape == x_BTD.shape[:2]:

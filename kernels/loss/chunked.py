@@ -6,14 +6,19 @@ and the gradient of weight * (nats + z_loss * z²) with respect to l is
     weight * ((1 + 2 * z_loss * z) * exp(l - z) - onehot(y)).
 
 z is known only when all of l is, exp(l - shift) for some shift as soon as l is. So each chunk of
-tokens goes through the head once: exponentials e = exp(l - shift) and z, and with the factor
-f = weight * (1 + 2 * z_loss * z) * exp(shift - z) of a token, the gradients
+tokens goes through the head once: exponentials e = exp(l - shift), but 0 at the target, and z; and
+with the factor f = weight * (1 + 2 * z_loss * z) * exp(shift - z) of a token, the gradients
 
-    dx = f * (e @ W) - weight * W[y],  dW = e.T @ (f * x) - weight * x at row y.
+    dx = f * (e @ W) + g * W[y],  dW = e.T @ (f * x) + g * x at row y.
+
+g, the gradient at the target's logit, stays out of the products, in float32, where 16 bits would
+round 1 - exp(-nats) of a likely target to 0. It is weight * (2 * z_loss * z * exp(l[y] - z) - r),
+with r = 1 - exp(l[y] - z) from the sum of e: a difference would have few digits left.
 
 The shift is the target's logit, which is cheap to know before. Should it be so far below z that e
-could overflow, which takes nats that no sound model has, everything is done again with shift = z.
-The backward pass has nothing left but to multiply by the factor of the sum.
+could overflow, which takes nats that no sound model has, everything is done again with a shift
+close to the log-normaliser of the other logits. The backward pass has nothing left but to multiply
+by the factor of the sum.
 
 Letters in shapes: M tokens, N chunks, C tokens of a chunk, D model, V vocabulary.
 """
@@ -29,6 +34,7 @@ from kernels.loss.exponentials import exponentials, log_normalisers
 from kernels.loss.partition import partitioned_gradients, partitioned_scores
 
 _FURTHEST = 60.0  # nats between shift and z: e^60 times any sum of ours is far below 3e38
+_SMALLEST = 1e-3  # share of others than the target that a safe shift takes for what it is
 
 
 class Found(NamedTuple):
@@ -108,18 +114,31 @@ def _scores(
     return log_z_M, target_M
 
 
-def _safely(z_loss: float, chunk_size: int, impl: str, *arrays: jax.Array) -> Found:
-    attempt = functools.partial(_gradients, z_loss, chunk_size, impl, *arrays)
-    if arrays[0].dtype == jnp.float16:  # its largest number is 11 nats away
-        return attempt(safe=True)
-    found = attempt(safe=False)
-    too_far = jnp.any(found.log_z_M - found.target_M > _FURTHEST)
-    # A loop of at most one turn: unlike a branch, it leaves arrays where they are.
-    return jax.lax.while_loop(
-        lambda carry: carry[0],
-        lambda carry: (~carry[0], attempt(safe=True)),
-        (too_far, found),
-    )[1]
+def _safely(
+    z_loss: float,
+    chunk_size: int,
+    impl: str,
+    x_MD: jax.Array,
+    head_VD: jax.Array,
+    targets_M: jax.Array,
+    weights_M: jax.Array,
+) -> Found:
+    # In a product, weight 0 times what is not finite would be NaN for all.
+    is_void_M = (weights_M == 0) & ~jnp.all(jnp.isfinite(x_MD), axis=-1)
+    x_MD = jnp.where(is_void_M[:, None], 0, x_MD)
+    attempt = functools.partial(
+        _gradients, z_loss, chunk_size, impl, x_MD, head_VD, targets_M, weights_M
+    )
+    found = attempt(safe=x_MD.dtype == jnp.float16)  # its largest number is 11 nats away
+    if x_MD.dtype != jnp.float16:
+        too_far = jnp.any(found.log_z_M - found.target_M > _FURTHEST)
+        # A loop of at most one turn: unlike a branch, it leaves arrays where they are.
+        _, found = jax.lax.while_loop(
+            lambda carry: carry[0],
+            lambda carry: (~carry[0], attempt(safe=True)),
+            (too_far, found),
+        )
+    return found._replace(log_z_M=jnp.where(is_void_M, jnp.nan, found.log_z_M))
 
 
 def _gradients(
@@ -134,32 +153,42 @@ def _gradients(
     safe: bool,
 ) -> Found:
     """Everything in one pass; `safe` takes another one before, for the shift."""
-    precision = _precision(x_MD)
+    product = functools.partial(
+        jnp.einsum, precision=_precision(x_MD), preferred_element_type=jnp.float32
+    )
 
     def of_chunk(grad_VD: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         x_CD, targets_C, weights_C = chunk
         target_C, target_CD = _target_logits(x_CD, head_VD, targets_C)
-        shift_C = _LOG_Z[impl](x_CD, head_VD) if safe else target_C
-        powers_CV, log_z_C = _POWERS[impl](x_CD, head_VD, shift_C)
-        factor_C = weights_C * (1 + 2 * z_loss * log_z_C) * jnp.exp(shift_C - log_z_C)
-        product = functools.partial(
-            jnp.einsum, precision=precision, preferred_element_type=jnp.float32
-        )
+        shift_C = _safe_shift(_LOG_Z[impl](x_CD, head_VD), target_C) if safe else target_C
+        power_C = jnp.exp(target_C - shift_C)
+        rows_C = jnp.clip(targets_C, 0, len(head_VD) - 1)
+        powers_CV, sum_C, rest_C = _POWERS[impl](x_CD, head_VD, shift_C, rows_C, power_C)
+        log_z_C = shift_C + jnp.log(sum_C)
+        of_log_z_C = 2 * z_loss * log_z_C
+        factor_C = weights_C * (1 + of_log_z_C) / sum_C
+        at_target_C = weights_C * (of_log_z_C * power_C - rest_C) / sum_C
         grad_CD = factor_C[:, None] * product("CV,VD->CD", powers_CV, head_VD)
-        grad_CD -= weights_C[:, None] * target_CD
+        grad_CD += at_target_C[:, None] * target_CD
         scaled_CD = (factor_C[:, None] * x_CD).astype(x_CD.dtype)
         # Summed over chunks in float32, in the loop's own buffer.
         grad_VD += product("CV,CD->VD", powers_CV, scaled_CD)
-        return grad_VD, (log_z_C, target_C, grad_CD.astype(x_CD.dtype))
+        return grad_VD, (log_z_C, target_C, at_target_C, grad_CD.astype(x_CD.dtype))
 
     zeros_VD, x_MD = alike(jnp.zeros(head_VD.shape, jnp.float32), x_MD)
     chunks = _cut(chunk_size, x_MD, targets_M, weights_M)
     grad_VD, found = jax.lax.scan(of_chunk, zeros_VD, chunks)
-    log_z_M, target_M, grad_MD = _glue(len(x_MD), *found)
+    log_z_M, target_M, at_target_M, grad_MD = _glue(len(x_MD), *found)
     # A target that is no row is left out here, and shows as NaN in the loss.
     row_M = jnp.where(_is_row(targets_M, len(head_VD)), targets_M, len(head_VD))
-    grad_VD = grad_VD.at[row_M].add(-weights_M[:, None] * x_MD.astype(jnp.float32), mode="drop")
+    grad_VD = grad_VD.at[row_M].add(at_target_M[:, None] * x_MD.astype(jnp.float32), mode="drop")
     return Found(log_z_M, target_M, grad_MD, grad_VD)
+
+
+def _safe_shift(log_z_C: jax.Array, target_C: jax.Array) -> jax.Array:
+    """About the log of the sum of all exponentials but the target's, so that 16 bits hold them:
+    where the target has almost all of z, they are too small beside it for float16."""
+    return log_z_C + jnp.log(jnp.maximum(-jnp.expm1(target_C - log_z_C), _SMALLEST))
 
 
 def _target_logits(
@@ -175,13 +204,18 @@ def _log_z_by_logits(x_CD: jax.Array, head_VD: jax.Array) -> jax.Array:
 
 
 def _powers_by_logits(
-    x_CD: jax.Array, head_VD: jax.Array, shift_C: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """In one pass over the logits: no maximum is looked for before."""
+    x_CD: jax.Array,
+    head_VD: jax.Array,
+    shift_C: jax.Array,
+    targets_C: jax.Array,
+    target_powers_C: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """As `exponentials`, in one pass over the logits: no maximum is looked for before."""
+    is_target_CV = targets_C[:, None] == jnp.arange(len(head_VD))[None]
     powers_CV = jnp.exp(_logits(x_CD, head_VD) - shift_C[:, None])
-    # Infinite where they overflow, which is further than _FURTHEST.
-    log_z_C = shift_C + jnp.log(jnp.sum(powers_CV, axis=-1))
-    return powers_CV.astype(x_CD.dtype), log_z_C
+    powers_CV = jnp.where(is_target_CV, 0, powers_CV)
+    rest_C = jnp.sum(powers_CV, axis=-1)
+    return powers_CV.astype(x_CD.dtype), rest_C + target_powers_C, rest_C
 
 
 def _logits(x_CD: jax.Array, head_VD: jax.Array) -> jax.Array:

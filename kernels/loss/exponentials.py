@@ -45,20 +45,36 @@ def unsupported(x_dtype: Any, vocabulary: int, model: int) -> str | None:
 
 
 def exponentials(
-    x_CD: jax.Array, head_VD: jax.Array, shift_C: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """exp(logits - shift), and the log-normalisers of the logits x @ W.T.
+    x_CD: jax.Array,
+    head_VD: jax.Array,
+    shift_C: jax.Array,
+    targets_C: jax.Array,
+    target_powers_C: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """exp(logits - shift) for the logits x @ W.T, but 0 at each token's target; and their sums.
 
     Args:
       x_CD, head_VD: alike in dtype, as `unsupported` wants them; C a multiple of `ROWS`.
       shift_C: float32; where it is so far below the largest logit that exponentials overflow,
-        the log-normaliser is infinite.
+        the sums are infinite.
+      targets_C: int32 rows of the head.
+      target_powers_C: float32, exp(logit - shift) at the targets.
 
     Returns:
-      CV in the dtype of x, C in float32.
+      CV in the dtype of x; C in float32, the sum with the target; C in float32, without.
     """
     sums_RC, powers_CV = _tiles(x_CD, head_VD, shift_C)
-    return powers_CV, shift_C + jnp.log(jnp.sum(sums_RC, axis=0))
+    tokens_C = jnp.arange(len(targets_C))
+    powers_CV = powers_CV.at[tokens_C, targets_C].set(0, unique_indices=True)
+    sum_C = jnp.sum(sums_RC, axis=0)
+    # Far less than the target it would be lost in its tile's sum, which is taken again without.
+    tiles_C = targets_C // COLUMNS
+    tile_CV = powers_CV.reshape(len(targets_C), -1, COLUMNS)[tokens_C, tiles_C]
+    others_RC = jnp.where(jnp.arange(len(sums_RC))[:, None] == tiles_C[None], 0, sums_RC)
+    rest_C = jnp.sum(others_RC, axis=0) + jnp.sum(tile_CV, axis=1, dtype=jnp.float32)
+    # That sum is of 16 bits an element: not where the difference is exact enough.
+    is_small_C = target_powers_C < 0.5 * sum_C
+    return powers_CV, sum_C, jnp.where(is_small_C, sum_C - target_powers_C, rest_C)
 
 
 def log_normalisers(x_CD: jax.Array, head_VD: jax.Array) -> jax.Array:

@@ -110,7 +110,8 @@ def test_the_metadata_of_an_apr_file_serves_when_no_folder_lies_beside(tmp_path)
     "change, message",
     [
         ({"tokenizer.ggml.pre": "deepseek-coder"}, "pre-tokeniser is 'deepseek-coder'"),
-        ({"tokenizer.ggml.model": "llama"}, "vocabulary is of kind 'llama'"),
+        ({"tokenizer.ggml.model": "llama"}, "has not all of tokens, scores and token_type"),
+        ({"tokenizer.ggml.model": "bert"}, "tokenizer left out: "),
         ({"tokenizer.ggml.token_type": TYPES[:-1]}, "267 tokens but 266 types"),
         ({"tokenizer.ggml.merges": [*MERGES, "q q"]}, "merge 'q' 'q' is not one of its tokens"),
         ({"tokenizer.ggml.merges": ["q"]}, "merge 'q' is not two tokens"),

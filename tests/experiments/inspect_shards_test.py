@@ -1,6 +1,7 @@
 """The program inspect_shards: figures of a window, in words and in the report."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -53,3 +54,11 @@ def test_a_changed_byte_is_found(tmp_path):
     result = run(f"--shards={out}", "--verify")
     assert result.returncode == 2
     assert "shard-00000.bin: its bytes do not hash to what manifest.json says" in result.stderr
+    data[42] = 4
+    (out / "shard-00000.bin").write_bytes(data)
+    result = run(f"--shards={out}")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert re.search(
+        r"^error: .*shard-00000\.bin: id \d+ at position 10 is not below vocab_size, .* \d+", line
+    )

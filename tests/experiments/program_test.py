@@ -53,6 +53,13 @@ def test_missing_flags_are_listed():
     assert_refused(run("finetune"), "--init, --shards, --val_shards, --out, --steps must be given")
 
 
+def test_an_empty_value_is_not_the_current_folder(tmp_path):
+    flags = ["--input=nowhere", "--tokenizer=nowhere", f"--out={tmp_path}"]
+    for name in ("input", "out", "val_out"):
+        refused = run("encode_corpus", *flags, f"--{name}=")
+        assert_refused(refused, f"--{name} is empty: give a value")
+
+
 def test_a_value_without_its_flag():
     assert_refused(run("inspect_apr", "--apr=x", "y"), "unexpected argument 'y'")
 

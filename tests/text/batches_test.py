@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from apr_jax.text import manifest as manifest_lib
 from apr_jax.text.batches import Shards, Windows, document_overlap, epoch_order, segment_start
 from apr_jax.text.manifest import ShardError
+from apr_jax.text.statistics import statistics
 
 EOS = 9
 
@@ -76,9 +77,16 @@ def test_folders_of_the_original_are_read(tmp_path):
         Shards(tmp_path)
 
 
-def _set_shards(folder, value):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"shards": value}))
+def _set(folder, **changes):
+    """Change the manifest, and its hash of the settings with it."""
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    manifest["settings_sha256"] = manifest_lib.settings_sha256(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _set_name(folder, name):
+    shards = json.loads((folder / "manifest.json").read_text())["shards"]
+    _set(folder, shards=[shards[0] | {"name": name}, *shards[1:]])
 
 
 @pytest.mark.parametrize(
@@ -95,8 +103,15 @@ def _set_shards(folder, value):
             "do not hash to its settings_sha256",
         ),
         (lambda d: (d / "manifest.json").write_text('{"schema": "x"}'), "schema 'x' is not"),
-        (lambda d: _set_shards(d, [1, 2]), "its list of shards is damaged"),
-        (lambda d: _set_shards(d, 7), "its list of shards is damaged"),
+        (lambda d: _set(d, shards=[1, 2]), "its list of shards is damaged"),
+        (lambda d: _set(d, shards=7), "its list of shards is damaged"),
+        (lambda d: _set_name(d, "../n/shard-00000.bin"), "its list of shards is damaged"),
+        (lambda d: _set_name(d, "shard-00001.bin"), "its list of shards is damaged"),
+        (lambda d: _set(d, unk_id="x"), "unk_id is 'x', not an id below 10"),
+        (lambda d: _set(d, space_id=10), "space_id is 10, not an id below 10"),
+        (lambda d: _set(d, eos_id=True), "eos_id is True, not an id below 10"),
+        (lambda d: _set(d, vocab_size=2**31), "vocab_size is 2147483648, not an integer from 1"),
+        (lambda d: _set(d, schema="pretokenize-bin-v1", eos_token_id="x"), "eos_token_id is 'x'"),
     ],
 )
 def test_a_damaged_folder_is_refused(tmp_path, damage, message):
@@ -104,6 +119,22 @@ def test_a_damaged_folder_is_refused(tmp_path, damage, message):
     damage(tmp_path)
     with pytest.raises(ShardError, match=message):
         Shards(tmp_path)
+
+
+@pytest.mark.parametrize("with_manifest", [True, False])
+def test_what_is_no_id_is_refused_before_it_is_counted(tmp_path, with_manifest):
+    bound = 10 if with_manifest else 2**21
+    folder = write_shards(tmp_path, [[1, 2], [3, bound - 1, bound]], with_manifest=with_manifest)
+    shards = Shards(folder)
+    assert statistics(shards, 0, 4)["distinct_tokens"] == 4
+    with pytest.raises(ShardError, match=rf"shard-00001\.bin: id {bound} at position 2"):
+        statistics(shards)
+
+
+def test_numbers_of_another_kind_are_no_ids(tmp_path):
+    np.ones(8, np.float32).tofile(tmp_path / "weights.bin")
+    with pytest.raises(ShardError, match=r"weights\.bin: id 1065353216 at position 0 is in no"):
+        statistics(Shards(tmp_path))
 
 
 def test_missing_and_unfinished_folders_are_refused(tmp_path):
@@ -122,6 +153,12 @@ def test_token_bytes_must_fit_the_manifest(tmp_path):
     np.save(tmp_path / "token_bytes.npy", np.ones(9, np.uint16))
     with pytest.raises(ShardError, match=r"uint16\[9\], but the manifest says uint16\[10\]"):
         _ = shards.token_bytes
+    table = (tmp_path / "token_bytes.npy").read_bytes()
+    longer = table.replace(b"(9,), }" + b" " * 12, b"(9" + b"0" * 12 + b",), }")
+    assert len(longer) == len(table) and longer != table
+    (tmp_path / "token_bytes.npy").write_bytes(longer)
+    with pytest.raises(ShardError, match=r"token_bytes\.npy: cannot be read"):
+        _ = shards.token_bytes
 
 
 def test_ids_beyond_the_model_are_named(tmp_path):
@@ -133,7 +170,7 @@ def test_ids_beyond_the_model_are_named(tmp_path):
 
 def test_ids_above_31_bits_are_not_read_as_negative(tmp_path):
     shards = Shards(write_shards(tmp_path, [[1, 2**31 + 5]], with_manifest=False))
-    with pytest.raises(ShardError, match="not shards of token ids"):
+    with pytest.raises(ShardError, match=r"00\.bin: id 2147483653 at position 1 is in no"):
         shards.read(0, 2)
 
 

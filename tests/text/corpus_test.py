@@ -364,6 +364,45 @@ def test_two_runs_do_not_write_to_one_folder(config, tmp_path, part):
         encode_corpus(dataclasses.replace(config, **{part: str(tmp_path / "file")}))
 
 
+def test_a_shard_of_another_folder_is_not_taken_for_its_own(config):
+    encode_corpus(config)
+    out = pathlib.Path(config.out)
+    foreign = out.parent / "n"
+    foreign.mkdir()
+    (foreign / "shard-00000.bin").write_bytes((out / "shard-00000.bin").read_bytes())
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["shards"][0]["name"] = "../n/shard-00000.bin"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    before = contents(out)
+    with pytest.raises(ShardError, match=r"manifest\.json: is damaged"):
+        encode_corpus(config)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("eos_policy", ["after", "none"])
+def test_a_held_out_folder_without_a_document_is_refused_and_left_empty(
+    config, tmp_path, eos_policy
+):
+    corpus = tmp_path / "corpus.jsonl"
+    texts = ["abcdefgh", ""]  # the empty one is held out by a half, and has no token without EOS
+    assert [split_of(text.encode(), 0.5) for text in texts] == [False, True]
+    corpus.write_text("\n".join(json.dumps({"content": text}) for text in texts))
+    fraction, documents = (0.5, "1 document") if eos_policy == "none" else (1e-9, "0 documents")
+    val = tmp_path / "val"
+    config = dataclasses.replace(
+        config,
+        inputs=(str(corpus),),
+        val_fraction=fraction,
+        val_out=str(val),
+        eos_policy=eos_policy,
+    )
+    for _ in range(2):
+        with pytest.raises(ShardError, match=rf"\({documents}\) with .* complete: "):
+            encode_corpus(config)
+        assert not val.exists()
+        assert Shards(config.out).num_tokens > 0
+
+
 def test_the_last_documents_may_be_empty(config, tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     texts = ["abcdefgh", "", ""]

@@ -45,6 +45,17 @@ def test_a_vocabulary_without_a_model_is_enough(tmp_path):
     assert found.sha256 == load_tokenizer(gguf_file(tmp_path / "a.gguf", KEYS)).sha256
 
 
+def test_a_vocabulary_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "bert.gguf"
+    ggufs.write(path, CONFIG, {}, keys=KEYS | {"tokenizer.ggml.model": "bert"})
+    with pytest.raises(TokenizerError) as refused:
+        load_tokenizer(path)
+    assert str(refused.value) == (
+        f"{path}: vocabulary is of kind 'bert', known are 'gpt2' (byte-level BPE) and 'llama' "
+        "(SentencePiece)"
+    )
+
+
 def test_the_original_s_files_need_the_rule_named(tmp_path):
     tokens = [*ORDINARY, "<|endoftext|>", "<tool>", "<unk>", "<unk>"]
     keys = {"tokenizer.vocabulary": tokens, "tokenizer.merges": MERGES, "tokenizer.model": "gpt2"}

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -168,6 +169,33 @@ def test_negative_ids_and_lone_surrogates_are_refused(qwen):
         qwen.decode([5, -1])
     with pytest.raises(TextError, match=r"character 2 of the text is the lone surrogate U\+D800"):
         qwen.encode("ab\ud800")
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [1.7, 2.2],
+        [[1, 2], [3, 4]],
+        [[1], [2, 3]],
+        ["1"],
+        "12",
+        [None],
+        [True],
+        np.int64(5),
+        [1 << 70],
+    ],
+    ids=repr,
+)
+def test_what_is_no_row_of_integers_is_not_decoded(qwen, ids):
+    with pytest.raises(TypeError, match=r"^ids are .*not one row of integers"):
+        qwen.decode(ids)
+
+
+def test_ids_are_taken_from_any_row_of_integers(qwen):
+    ids = qwen.encode("hello world").tolist()
+    for row in (iter(ids), tuple(ids), np.array(ids, np.uint64), [*ids, 1 << 40], jnp.array(ids)):
+        assert qwen.decode(row) == "hello world"
+    assert qwen.decode([]) == qwen.decode(np.empty(0)) == ""
 
 
 def test_slices_of_a_long_text_give_its_ids(qwen, qwen_hf, monkeypatch):

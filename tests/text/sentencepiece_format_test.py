@@ -64,6 +64,9 @@ def test_what_cannot_be_encoded_or_decoded_is_a_clear_error():
     with pytest.raises(TextError, match="cannot decode the id -1"):
         tokenizer.decode([5, -1])
     ids = tokenizer.encode("hello").tolist()
+    with pytest.raises(TypeError, match=r"ids are float64\[2\], not one row of integers"):
+        tokenizer.decode([1.0, 2.0])
+    assert tokenizer.decode(iter([])) == tokenizer.decode([2**63]) == ""
     assert tokenizer.decode([*ids, 5000]) == tokenizer.decode(ids) == "hello"
 
 

@@ -31,6 +31,45 @@ def inputs(
     }
 
 
+def likely(margin: float | tuple[float, float], dtype: str, *, far: bool) -> dict[str, Array]:
+    """Inputs whose targets' logits are about `margin` above all others, or some uniform number
+    between two; `far` adds a token 90 below, without weight to speak of: all is done again."""
+    arrays = inputs(2, 64, 64, 256, dtype)
+    rng = np.random.default_rng(0)
+    weight_VD = np.asarray(0.2 * arrays["weight_VD"].astype(dtype), np.float64)
+    rows_BTD = weight_VD[np.asarray(arrays["targets_BT"])]
+    margin_BT = rng.uniform(*margin, (2, 64)) if isinstance(margin, tuple) else margin
+    x_BTD = np.asarray(arrays["x_BTD"], np.float64)
+    lengths_BT = np.linalg.norm(rows_BTD, axis=-1)
+    x_BTD += np.expand_dims((margin_BT + np.log(256)) / lengths_BT**2, -1) * rows_BTD
+    weights_BT = 1 + 0.5 * np.abs(np.asarray(arrays["weights_BT"]))
+    if far:
+        x_BTD[0, 0] = -90 * rows_BTD[0, 0] / lengths_BT[0, 0] ** 2
+        weights_BT[0, 0] = 1e-30
+    return arrays | {
+        "x_BTD": jnp.asarray(x_BTD, dtype),
+        "weight_VD": jnp.asarray(weight_VD, jnp.float32),
+        "weights_BT": jnp.asarray(weights_BT, jnp.float32),
+    }
+
+
+def check_likely(arrays: dict[str, Array], *, far: bool, **kwargs: object) -> None:
+    """No gradient is lost in a difference: as a whole, and of the worst token and row, they are
+    as close as one rounding or two allow."""
+    wants = oracle.linear_cross_entropy(**{k: np.asarray(v) for k, v in arrays.items()})
+    gots = ours(arrays, **kwargs)
+    assert (wants["nats"].max() > 60) == far
+    dtype = arrays["x_BTD"].dtype
+    eps = 1e-5 if dtype == jnp.float32 else float(jnp.finfo(dtype).eps)
+    smallest = float(jnp.finfo(dtype).smallest_subnormal)  # which is not so small in float16
+    for name in ("x_BTD", "weight_VD"):
+        want = FACTOR * wants[name]
+        wrong = np.linalg.norm(np.asarray(gots[name], np.float64) - want, axis=-1)
+        size = np.linalg.norm(want, axis=-1)
+        assert np.linalg.norm(wrong) <= 0.5 * eps * np.linalg.norm(size), name
+        assert np.all(wrong <= eps * size + smallest * want.shape[-1] ** 0.5), name
+
+
 def bytes_for(tokens: int, arrays: dict[str, Array]) -> int:
     """`max_bytes` that makes chunks of so many tokens."""
     return tokens * arrays["weight_VD"].shape[0] * (4 + arrays["x_BTD"].dtype.itemsize)
@@ -85,6 +124,16 @@ def test_loss_and_gradients(tokens: int, z_loss: float, dtype: str) -> None:
 def test_shapes(B: int, T: int, V: int) -> None:
     arrays = inputs(B, T, V=V)
     check(arrays, max_bytes=bytes_for(129, arrays))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "far"),
+    [("float32", False), ("bfloat16", False), ("bfloat16", True), ("float16", False)],
+)
+@pytest.mark.parametrize("margin", [12, (-6, 13)])
+def test_likely_targets(margin: float | tuple[float, float], dtype: str, far: bool) -> None:
+    arrays = likely(margin, dtype, far=far)
+    check_likely(arrays, far=far, max_bytes=bytes_for(64, arrays))
 
 
 def test_ignored_targets() -> None:
@@ -146,6 +195,19 @@ def test_what_has_no_weight_is_not_in_the_sum() -> None:
     found = ours(arrays, max_bytes=bytes_for(8, arrays))
     for name in ("loss", "x_BTD", "weight_VD"):
         np.testing.assert_array_equal(found[name], want[name])
+
+
+def test_what_has_no_weight_is_not_in_gradients() -> None:
+    arrays = inputs()
+    arrays["weights_BT"] = arrays["weights_BT"].at[2, 4].set(0)
+    arrays["targets_BT"] = arrays["targets_BT"].at[1, 3].set(-100)
+    options = {"max_bytes": bytes_for(8, arrays), "ignore_index": -100}
+    want = ours(arrays, **options)
+    arrays["x_BTD"] = arrays["x_BTD"].at[2, 4, 0].set(jnp.nan).at[1, 3, :].set(jnp.inf)
+    found = ours(arrays, **options)
+    for name in ("loss", "x_BTD", "weight_VD"):
+        np.testing.assert_array_equal(found[name], want[name])
+    assert np.argwhere(np.isnan(found["nats"])).tolist() == [[2, 4]]
 
 
 def test_no_tokens() -> None:
@@ -246,6 +308,9 @@ REFUSED = {
         {"targets_BT": "float32"},
     ),
     "dtype of weights": (TypeError, "weights must be float32, not bool", {"weights_BT": "bool"}),
+    "no rows": (ValueError, "weight needs at least one row", {"weight_VD": (0, 24)}),
+    "a list": (TypeError, "targets must be an array, not list", {"targets_BT": [[0] * 11] * 3}),
+    "max_bytes not an integer": (TypeError, "must be an integer, not 10000.0", {"max_bytes": 1e4}),
     "negative z_loss": (ValueError, "z_loss=-1.0 must be", {"z_loss": -1.0}),
     "z_loss not finite": (ValueError, "z_loss=nan must be", {"z_loss": float("nan")}),
     "memory for no token": (ValueError, "holds 0 tokens, impl='xla' needs 1", {"max_bytes": 423}),
@@ -262,9 +327,16 @@ def test_refuses(case: str) -> None:
     for name, change in changes.items():
         if name not in arrays:
             kwargs[name] = change
+        elif isinstance(change, list):
+            arrays[name] = change
         elif isinstance(change, tuple):
             arrays[name] = jnp.zeros(change, arrays[name].dtype)
         else:
             arrays[name] = arrays[name].astype(change)
     with pytest.raises(error_type, match=message):
         linear_cross_entropy(**arrays, **kwargs)
+
+
+def test_refuses_a_traced_z_loss() -> None:
+    with pytest.raises(TypeError, match="z_loss must be a number, not traced"):
+        jax.jit(lambda z: linear_cross_entropy(**inputs(), z_loss=z, impl="xla"))(0.1)

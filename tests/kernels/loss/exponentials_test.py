@@ -12,7 +12,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.loss import exponentials, linear_cross_entropy, unsupported
 from kernels.loss.reference import linear_cross_entropy_whole
-from tests.kernels.loss.api_test import check, error, inputs
+from tests.kernels.loss.api_test import check, check_likely, error, inputs, likely
 from tests.kernels.loss.hopper import interpreted, present
 
 # Three tiles on two multiprocessors, and more steps along D than there are buffers.
@@ -30,15 +30,26 @@ def test_tiles(dtype: str) -> None:
     x_CD, head_VD = chunk(dtype)
     logits_CV = np.asarray(x_CD, np.float64) @ np.asarray(head_VD, np.float64).T
     log_z_C = np.log(np.exp(logits_CV).sum(axis=1))
-    shift_C = log_z_C if dtype == "float16" else logits_CV[:, 7]
+    targets_C = np.random.default_rng(1).integers(0, V, C)
+    target_C = logits_CV[np.arange(C), targets_C]
+    shift_C = log_z_C if dtype == "float16" else target_C
     with interpreted():
-        powers_CV, found_C = jax.block_until_ready(
-            exponentials.exponentials(x_CD, head_VD, jnp.asarray(shift_C, jnp.float32))
+        powers_CV, sum_C, rest_C = jax.block_until_ready(
+            exponentials.exponentials(
+                x_CD,
+                head_VD,
+                jnp.asarray(shift_C, jnp.float32),
+                jnp.asarray(targets_C),
+                jnp.asarray(np.exp(target_C - shift_C), jnp.float32),
+            )
         )
         assert not get_races().races_found
-    assert error(found_C, log_z_C) <= 1e-6
-    assert powers_CV.dtype == x_CD.dtype
     want_CV, smallest = np.exp(logits_CV - shift_C[:, None]), float(jnp.finfo(dtype).tiny)
+    assert error(sum_C / want_CV.sum(axis=1), np.ones(C)) <= 1e-5
+    want_CV[np.arange(C), targets_C] = 0
+    # Of a likely target's neighbours, the sum is of what is stored.
+    assert error(rest_C / want_CV.sum(axis=1), np.ones(C)) <= jnp.finfo(dtype).eps / 2
+    assert powers_CV.dtype == x_CD.dtype
     np.testing.assert_allclose(
         np.asarray(powers_CV, np.float64), want_CV, rtol=jnp.finfo(dtype).eps, atol=smallest
     )
@@ -63,8 +74,11 @@ def test_a_slot_that_is_not_waited_for_is_a_race(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(plgpu, "wait_smem_to_gmem", wait_for_none_of_the_last_nine)
     with interpreted():
-        shift_C = jnp.zeros(C)
-        jax.block_until_ready(exponentials.exponentials(*chunk("bfloat16"), shift_C))
+        zeros_C = jnp.zeros(C)
+        targets_C = jnp.zeros(C, jnp.int32)
+        jax.block_until_ready(
+            exponentials.exponentials(*chunk("bfloat16"), zeros_C, targets_C, zeros_C)
+        )
         assert get_races().races_found
 
 
@@ -75,6 +89,14 @@ def test_loss_and_gradients(dtype: str, scale: int) -> None:
     arrays = inputs(2, 70, 64, 256, dtype)
     with interpreted():
         check(arrays | {"x_BTD": scale * arrays["x_BTD"]}, impl="pallas", z_loss=0.1)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "far"), [("bfloat16", False), ("bfloat16", True), ("float16", False)]
+)
+def test_likely_targets(dtype: str, far: bool) -> None:
+    with interpreted():
+        check_likely(likely((-6, 13), dtype, far=far), far=far, impl="pallas")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
