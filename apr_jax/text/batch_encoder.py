@@ -53,11 +53,11 @@ class BatchEncoder:
         with self._lock:
             if self._compiled_in == os.getpid():
                 return
-            self._first_look = FirstLook(_NO_IDS)
-            self._compiled_in = os.getpid()
-            self._fill_first_look(self._first_look)
+            first_look = FirstLook(_NO_IDS)
+            self._fill_first_look(first_look)
             piece = Text(b" ", capacity=_COMPILED_PIECE)
-            self._first_look.find(piece, np.array([0, 1]))  # so that it is compiled now
+            first_look.find(piece, np.array([0, 1]))  # so that it is compiled now
+            self._first_look, self._compiled_in = first_look, os.getpid()
 
     def _forget(self) -> None:
         """Know only the words of the beginning."""
