@@ -24,6 +24,7 @@ Letters in shapes: M tokens, N chunks, C tokens of a chunk, D model, V vocabular
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -41,8 +42,8 @@ class Found(NamedTuple):
     """Of every token, and of the head's rows."""
 
     log_z_M: jax.Array
-    target_M: jax.Array
-    """Logit of the target, or of some row if the target is none."""
+    nats_M: jax.Array
+    """Of some row if the target is none."""
     grad_MD: jax.Array
     grad_VD: jax.Array
 
@@ -59,8 +60,8 @@ def chunked_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """The weighted sum over tokens, which has gradients, and each token's nats, which have none."""
     score = partitioned_scores(functools.partial(_scores, chunk_size, impl))
-    log_z_M, target_M = score(x_MD, weight_VD.astype(x_MD.dtype), targets_M)
-    nats_M = _nats(log_z_M, target_M, targets_M, len(weight_VD))
+    log_z_M, nats_M = score(x_MD, weight_VD.astype(x_MD.dtype), targets_M)
+    nats_M = jnp.where(_is_row(targets_M, len(weight_VD)), nats_M, jnp.nan)
     return _weighted(weights_M, _objective(log_z_M, nats_M, z_loss)), nats_M
 
 
@@ -76,7 +77,7 @@ def _forward(
     differentiate = partitioned_gradients(functools.partial(_safely, z_loss, chunk_size, impl))
     head_VD = weight_VD.astype(x_MD.dtype)
     found = Found(*differentiate(x_MD, head_VD, targets_M, weights_M))
-    nats_M = _nats(found.log_z_M, found.target_M, targets_M, len(weight_VD))
+    nats_M = jnp.where(_is_row(targets_M, len(weight_VD)), found.nats_M, jnp.nan)
     objective_M = _objective(found.log_z_M, nats_M, z_loss)
     # The rows' gradient stays in float32 until it is multiplied: a sum may not fit in 16 bits.
     dtype = jnp.zeros((), weight_VD.dtype)
@@ -103,15 +104,18 @@ chunked_cross_entropy.defvjp(_forward, _backward)
 def _scores(
     chunk_size: int, impl: str, x_MD: jax.Array, head_VD: jax.Array, targets_M: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """`log_z_M` and `target_M` of `Found`."""
+    """`log_z_M` and `nats_M` of `Found`."""
 
     def of_chunk(chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         x_CD, targets_C = chunk
-        return _LOG_Z[impl](x_CD, head_VD), _target_logits(x_CD, head_VD, targets_C)[0]
+        rows_C = _rows(targets_C, len(head_VD))
+        log_rest_C = _LOG_REST[impl](x_CD, head_VD, rows_C)
+        target_C, _ = _target_logits(x_CD, head_VD, rows_C)
+        return jnp.logaddexp(log_rest_C, target_C), _nats(log_rest_C - target_C)
 
     found = jax.lax.map(of_chunk, _cut(chunk_size, x_MD, targets_M))
-    log_z_M, target_M = _glue(len(x_MD), *found)
-    return log_z_M, target_M
+    log_z_M, nats_M = _glue(len(x_MD), *found)
+    return log_z_M, nats_M
 
 
 def _safely(
@@ -131,14 +135,14 @@ def _safely(
     )
     found = attempt(safe=x_MD.dtype == jnp.float16)  # its largest number is 11 nats away
     if x_MD.dtype != jnp.float16:
-        too_far = jnp.any(found.log_z_M - found.target_M > _FURTHEST)
+        too_far = jnp.any(found.nats_M > _FURTHEST)
         # A loop of at most one turn: unlike a branch, it leaves arrays where they are.
         _, found = jax.lax.while_loop(
             lambda carry: carry[0],
             lambda carry: (~carry[0], attempt(safe=True)),
             (too_far, found),
         )
-    return found._replace(log_z_M=jnp.where(is_void_M, jnp.nan, found.log_z_M))
+    return found._replace(nats_M=jnp.where(is_void_M, jnp.nan, found.nats_M))
 
 
 def _gradients(
@@ -159,12 +163,16 @@ def _gradients(
 
     def of_chunk(grad_VD: jax.Array, chunk: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         x_CD, targets_C, weights_C = chunk
-        target_C, target_CD = _target_logits(x_CD, head_VD, targets_C)
-        shift_C = _safe_shift(_LOG_Z[impl](x_CD, head_VD), target_C) if safe else target_C
+        rows_C = _rows(targets_C, len(head_VD))
+        target_C, target_CD = _target_logits(x_CD, head_VD, rows_C)
+        shift_C = target_C
+        if safe:
+            shift_C = _safe_shift(_LOG_REST[impl](x_CD, head_VD, rows_C), target_C)
         power_C = jnp.exp(target_C - shift_C)
-        rows_C = jnp.clip(targets_C, 0, len(head_VD) - 1)
-        powers_CV, sum_C, rest_C = _POWERS[impl](x_CD, head_VD, shift_C, rows_C, power_C)
+        powers_CV, rest_C = _POWERS[impl](x_CD, head_VD, shift_C, rows_C)
+        sum_C = rest_C + power_C
         log_z_C = shift_C + jnp.log(sum_C)
+        nats_C = _nats(jnp.log(rest_C) + (shift_C - target_C))
         of_log_z_C = 2 * z_loss * log_z_C
         factor_C = weights_C * (1 + of_log_z_C) / sum_C
         at_target_C = weights_C * (of_log_z_C * power_C - rest_C) / sum_C
@@ -173,49 +181,55 @@ def _gradients(
         scaled_CD = (factor_C[:, None] * x_CD).astype(x_CD.dtype)
         # Summed over chunks in float32, in the loop's own buffer.
         grad_VD += product("CV,CD->VD", powers_CV, scaled_CD)
-        return grad_VD, (log_z_C, target_C, at_target_C, grad_CD.astype(x_CD.dtype))
+        return grad_VD, (log_z_C, nats_C, at_target_C, grad_CD.astype(x_CD.dtype))
 
     zeros_VD, x_MD = alike(jnp.zeros(head_VD.shape, jnp.float32), x_MD)
     chunks = _cut(chunk_size, x_MD, targets_M, weights_M)
     grad_VD, found = jax.lax.scan(of_chunk, zeros_VD, chunks)
-    log_z_M, target_M, at_target_M, grad_MD = _glue(len(x_MD), *found)
+    log_z_M, nats_M, at_target_M, grad_MD = _glue(len(x_MD), *found)
     # A target that is no row is left out here, and shows as NaN in the loss.
     row_M = jnp.where(_is_row(targets_M, len(head_VD)), targets_M, len(head_VD))
     grad_VD = grad_VD.at[row_M].add(at_target_M[:, None] * x_MD.astype(jnp.float32), mode="drop")
-    return Found(log_z_M, target_M, grad_MD, grad_VD)
+    return Found(log_z_M, nats_M, grad_MD, grad_VD)
 
 
-def _safe_shift(log_z_C: jax.Array, target_C: jax.Array) -> jax.Array:
-    """About the log of the sum of all exponentials but the target's, so that 16 bits hold them:
-    where the target has almost all of z, they are too small beside it for float16."""
-    return log_z_C + jnp.log(jnp.maximum(-jnp.expm1(target_C - log_z_C), _SMALLEST))
+def _safe_shift(log_rest_C: jax.Array, target_C: jax.Array) -> jax.Array:
+    """The log of the sum of all exponentials but the target's, so that 16 bits hold them: where
+    the target has almost all of z, they are too small beside it for float16."""
+    log_z_C = jnp.logaddexp(log_rest_C, target_C)
+    return jnp.maximum(log_rest_C, log_z_C + math.log(_SMALLEST))
 
 
 def _target_logits(
-    x_CD: jax.Array, head_VD: jax.Array, targets_C: jax.Array
+    x_CD: jax.Array, head_VD: jax.Array, rows_C: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """In float32: nats subtract large ones, almost equal. And the targets' rows."""
-    target_CD = jnp.take(head_VD, targets_C, axis=0, mode="clip").astype(jnp.float32)
+    target_CD = head_VD[rows_C].astype(jnp.float32)
     return jnp.sum(x_CD.astype(jnp.float32) * target_CD, axis=-1), target_CD
 
 
-def _log_z_by_logits(x_CD: jax.Array, head_VD: jax.Array) -> jax.Array:
-    return jax.nn.logsumexp(_logits(x_CD, head_VD), axis=-1)
+def _nats(log_odds_C: jax.Array) -> jax.Array:
+    """z - l[y], from how far the log-normaliser of all other logits is above l[y]: z itself would
+    leave nothing of the nats of a likely target but rounding."""
+    return jax.nn.softplus(log_odds_C)
+
+
+def _log_rest_by_logits(x_CD: jax.Array, head_VD: jax.Array, targets_C: jax.Array) -> jax.Array:
+    logits_CV = _logits(x_CD, head_VD)
+    return jax.nn.logsumexp(jnp.where(_is_target(targets_C, logits_CV), -jnp.inf, logits_CV), -1)
 
 
 def _powers_by_logits(
-    x_CD: jax.Array,
-    head_VD: jax.Array,
-    shift_C: jax.Array,
-    targets_C: jax.Array,
-    target_powers_C: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x_CD: jax.Array, head_VD: jax.Array, shift_C: jax.Array, targets_C: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """As `exponentials`, in one pass over the logits: no maximum is looked for before."""
-    is_target_CV = targets_C[:, None] == jnp.arange(len(head_VD))[None]
     powers_CV = jnp.exp(_logits(x_CD, head_VD) - shift_C[:, None])
-    powers_CV = jnp.where(is_target_CV, 0, powers_CV)
-    rest_C = jnp.sum(powers_CV, axis=-1)
-    return powers_CV.astype(x_CD.dtype), rest_C + target_powers_C, rest_C
+    powers_CV = jnp.where(_is_target(targets_C, powers_CV), 0, powers_CV)
+    return powers_CV.astype(x_CD.dtype), jnp.sum(powers_CV, axis=-1)
+
+
+def _is_target(targets_C: jax.Array, logits_CV: jax.Array) -> jax.Array:
+    return targets_C[:, None] == jnp.arange(logits_CV.shape[1])[None]
 
 
 def _logits(x_CD: jax.Array, head_VD: jax.Array) -> jax.Array:
@@ -228,7 +242,7 @@ def _logits(x_CD: jax.Array, head_VD: jax.Array) -> jax.Array:
     )
 
 
-_LOG_Z = {"pallas": log_normalisers, "xla": _log_z_by_logits}
+_LOG_REST = {"pallas": log_normalisers, "xla": _log_rest_by_logits}
 _POWERS = {"pallas": exponentials, "xla": _powers_by_logits}
 
 
@@ -236,11 +250,9 @@ def _is_row(targets_M: jax.Array, num_rows: int) -> jax.Array:
     return (targets_M >= 0) & (targets_M < num_rows)
 
 
-def _nats(
-    log_z_M: jax.Array, target_M: jax.Array, targets_M: jax.Array, num_rows: int
-) -> jax.Array:
-    """NaN for a target that is no row of the head."""
-    return jnp.where(_is_row(targets_M, num_rows), log_z_M - target_M, jnp.nan)
+def _rows(targets_C: jax.Array, num_rows: int) -> jax.Array:
+    """Some row for a target that is none."""
+    return jnp.clip(targets_C, 0, num_rows - 1)
 
 
 def _objective(log_z_M: jax.Array, nats_M: jax.Array, z_loss: float) -> jax.Array:

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from kernels.devices import alike, is_hopper
 
 COLUMNS = 128  # of a tile: logits that share a normaliser
-ROWS = 256  # of a tile: tokens, two warpgroups of half as many
+ROWS = 256  # of a tile: tokens
+HALF = ROWS // 2  # of a warpgroup
 DEPTH = 64  # of the tiles of x and W that are multiplied at a time: 128 bytes, a swizzle's width
 STAGES = 4  # such tiles in shared memory
 STORED = (64, 32)  # of a warpgroup's softmaxes on their way out, in two slots
@@ -45,12 +46,8 @@ def unsupported(x_dtype: Any, vocabulary: int, model: int) -> str | None:
 
 
 def exponentials(
-    x_CD: jax.Array,
-    head_VD: jax.Array,
-    shift_C: jax.Array,
-    targets_C: jax.Array,
-    target_powers_C: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x_CD: jax.Array, head_VD: jax.Array, shift_C: jax.Array, targets_C: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """exp(logits - shift) for the logits x @ W.T, but 0 at each token's target; and their sums.
 
     Args:
@@ -58,37 +55,31 @@ def exponentials(
       shift_C: float32; where it is so far below the largest logit that exponentials overflow,
         the sums are infinite.
       targets_C: int32 rows of the head.
-      target_powers_C: float32, exp(logit - shift) at the targets.
 
     Returns:
-      CV in the dtype of x; C in float32, the sum with the target; C in float32, without.
+      CV in the dtype of x; C in float32.
     """
-    sums_RC, powers_CV = _tiles(x_CD, head_VD, shift_C)
-    tokens_C = jnp.arange(len(targets_C))
-    powers_CV = powers_CV.at[tokens_C, targets_C].set(0, unique_indices=True)
-    sum_C = jnp.sum(sums_RC, axis=0)
-    # Far less than the target it would be lost in its tile's sum, which is taken again without.
-    tiles_C = targets_C // COLUMNS
-    tile_CV = powers_CV.reshape(len(targets_C), -1, COLUMNS)[tokens_C, tiles_C]
-    others_RC = jnp.where(jnp.arange(len(sums_RC))[:, None] == tiles_C[None], 0, sums_RC)
-    rest_C = jnp.sum(others_RC, axis=0) + jnp.sum(tile_CV, axis=1, dtype=jnp.float32)
-    # That sum is of 16 bits an element: not where the difference is exact enough.
-    is_small_C = target_powers_C < 0.5 * sum_C
-    return powers_CV, sum_C, jnp.where(is_small_C, sum_C - target_powers_C, rest_C)
+    sums_RC, powers_CV = _tiles(x_CD, head_VD, targets_C, shift_C)
+    return powers_CV, jnp.sum(sums_RC, axis=0)
 
 
-def log_normalisers(x_CD: jax.Array, head_VD: jax.Array) -> jax.Array:
-    """Of the logits, whatever their size: C in float32."""
-    (log_z_RC,) = _tiles(x_CD, head_VD)
-    return jax.nn.logsumexp(log_z_RC, axis=0)
+def log_normalisers(x_CD: jax.Array, head_VD: jax.Array, targets_C: jax.Array) -> jax.Array:
+    """Of all logits but each token's target, whatever their size: C in float32."""
+    (log_rest_RC,) = _tiles(x_CD, head_VD, targets_C)
+    return jax.nn.logsumexp(log_rest_RC, axis=0)
 
 
-def _tiles(x_CD: jax.Array, head_VD: jax.Array, *shift_C: jax.Array) -> tuple[jax.Array, ...]:
+def _tiles(
+    x_CD: jax.Array, head_VD: jax.Array, targets_C: jax.Array, *shift_C: jax.Array
+) -> tuple[jax.Array, ...]:
     """With a shift the tiles' sums of exponentials RC, and these; else their log-normalisers RC."""
     (C, D), V = x_CD.shape, head_VD.shape[0]
     outputs = [jax.ShapeDtypeStruct((V // COLUMNS, C), jnp.float32)]
     if shift_C:
         outputs.append(jax.ShapeDtypeStruct((C, V), x_CD.dtype))
+    # Whether a warpgroup's part of a tile has a target: few have.
+    none, targets_C = alike(jnp.zeros((C // HALF, V // COLUMNS), jnp.int32), targets_C)
+    hits = none.at[jnp.arange(C) // HALF, targets_C // COLUMNS].set(1)
     found = plgpu.kernel(
         functools.partial(_kernel, depth=D),
         out_type=outputs,
@@ -98,11 +89,13 @@ def _tiles(x_CD: jax.Array, head_VD: jax.Array, *shift_C: jax.Array) -> tuple[ja
         thread_name="warpgroup",
         kernel_name="head_exponentials" if shift_C else "head_log_normalisers",
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-    )(x_CD, head_VD, *shift_C)
+    )(x_CD, head_VD, targets_C, hits, *shift_C)
     return alike(*found, x_CD)[:-1]
 
 
-def _kernel(x_gmem: Any, head_gmem: Any, *more: Any, depth: int) -> None:
+def _kernel(
+    x_gmem: Any, head_gmem: Any, targets_gmem: Any, hits_gmem: Any, *more: Any, depth: int
+) -> None:
     shift_gmem, rows_gmem, powers_gmem = more if len(more) == 3 else (None, *more, None)
     tiles = x_gmem.shape[0] // ROWS, head_gmem.shape[0] // COLUMNS
     transforms = _transforms(DEPTH)
@@ -131,12 +124,12 @@ def _kernel(x_gmem: Any, head_gmem: Any, *more: Any, depth: int) -> None:
         pl.run_scoped,
         buffers=pipeline(_nothing, _nothing).get_allocations(x_gmem, head_gmem),
         stored_smem=plgpu.SMEM((2, 2, *STORED), x_gmem.dtype, transforms=_transforms(STORED[1])),
-        rows_smem=plgpu.SMEM((2, ROWS // 2), jnp.float32),
+        rows_smem=plgpu.SMEM((2, HALF), jnp.float32),
         collective_axes="warpgroup",
     )
     def _(buffers: Any, stored_smem: Any, rows_smem: Any) -> None:
         half = jax.lax.axis_index("warpgroup")
-        half_rows = pl.ds(half * (ROWS // 2), ROWS // 2)
+        half_rows = pl.ds(half * (HALF), HALF)
 
         @plgpu.nd_loop((math.prod(tiles),), collective_axes="core")
         def _(loop: plgpu.NDLoopInfo) -> None:
@@ -149,14 +142,15 @@ def _kernel(x_gmem: Any, head_gmem: Any, *more: Any, depth: int) -> None:
                 return logits_ref
 
             def finish(run_pipeline: Any) -> None:
-                shift = None
-                if shift_gmem is not None:
-                    shift = plgpu.load(
-                        shift_gmem.at[rows].at[half_rows], layout=ROW, optimized=False
-                    )
+                def per_row(gmem: Any) -> jax.Array:
+                    return plgpu.load(gmem.at[rows].at[half_rows], layout=ROW, optimized=False)
+
+                shift = None if shift_gmem is None else per_row(shift_gmem)
+                has_target = hits_gmem[2 * row + half, column] > 0
+                targets = per_row(targets_gmem) - column * COLUMNS
                 powers, of_rows = pl.run_scoped(
-                    functools.partial(_exponentiate, run_pipeline, shift),
-                    plgpu.ACC((ROWS // 2, COLUMNS), jnp.float32),
+                    functools.partial(_exponentiate, run_pipeline, shift, has_target, targets),
+                    plgpu.ACC((HALF, COLUMNS), jnp.float32),
                 )
                 plgpu.wait_smem_to_gmem(0, wait_read_only=True)
                 rows_smem[half] = of_rows
@@ -179,18 +173,30 @@ def _kernel(x_gmem: Any, head_gmem: Any, *more: Any, depth: int) -> None:
 
 
 def _exponentiate(
-    run_pipeline: Any, shift: jax.Array | None, logits_ref: Any
+    run_pipeline: Any,
+    shift: jax.Array | None,
+    has_target: jax.Array,
+    targets: jax.Array,
+    logits_ref: Any,
 ) -> tuple[jax.Array, jax.Array]:
-    """Of a tile the exponentials and each row's sum; without a shift each row's log-normaliser.
+    """Of a tile, less its targets, the exponentials and each row's sum; without a shift each row's
+    log-normaliser.
 
     In base 2, for which there is an instruction.
     """
     run_pipeline(logits_ref)
-    logits = logits_ref[...] * _LOG2_E
+    logits = jax.lax.cond(has_target, _without, lambda x, _: x, logits_ref[...] * _LOG2_E, targets)
     top = logits.max(axis=1) if shift is None else shift * _LOG2_E
     powers = jnp.exp2(logits - jax.lax.broadcast_in_dim(top, logits.shape, [0]))
     total = powers.sum(axis=1)
     return powers, (top + jnp.log2(total)) * math.log(2) if shift is None else total
+
+
+def _without(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """-inf where the column is the row's target."""
+    columns = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    is_target = columns == jax.lax.broadcast_in_dim(targets, logits.shape, [0])
+    return jnp.where(is_target, -jnp.inf, logits)
 
 
 def _store(tile: jax.Array, slots_smem: Any, gmem: Any) -> None:
