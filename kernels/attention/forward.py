@@ -41,7 +41,7 @@ def forward(
 ) -> tuple[jax.Array, jax.Array]:
     """The output BTNH and the log-sum-exp BNT in base 2, its T rounded up to whole blocks."""
     B, T, N, H = q_BTNH.shape
-    blocks = pl.cdiv(T, sizes.queries)
+    blocks, slots = pl.cdiv(T, sizes.queries), min(sizes.heads, 2)
     kv = tiles.smem((sizes.stages, sizes.keys, H), k_BSKH.dtype)
     full = plgpu.Barrier(num_barriers=sizes.stages)
     empty = plgpu.Barrier(num_arrivals=sizes.warpgroups, num_barriers=sizes.stages)
@@ -52,25 +52,26 @@ def forward(
             jax.ShapeDtypeStruct((B, N, blocks * sizes.queries), jnp.float32),
         ],
         scratch_types=dict(
-            q_smem=tiles.smem((sizes.queries, H), q_BTNH.dtype),
+            q_smem=tiles.smem((slots, sizes.queries, H), q_BTNH.dtype),
             k_smem=kv,
             v_smem=kv,
             lse_smem=plgpu.SMEM((sizes.queries,), jnp.float32),
-            q_full=plgpu.Barrier(),
+            q_full=plgpu.Barrier(num_barriers=slots),
+            q_empty=plgpu.Barrier(num_arrivals=sizes.warpgroups, num_barriers=slots),
             k_full=full,
             v_full=full,
             k_empty=empty,
             v_empty=empty,
         ),
-        grid=(blocks, B, N),
-        grid_names=("block", "batch", "head"),
+        grid=(blocks, B, pl.cdiv(N, sizes.heads)),
+        grid_names=("block", "batch", "heads"),
         num_threads=sizes.warpgroups + 1,
         thread_name="warpgroup",
         kernel_name="attention_forward",
         compiler_params=plgpu.CompilerParams(approx_math=True),
     )
     start_BT = spans.whole_blocks(start_BT, sizes.queries)
-    low_BI, high_BI = spans.extremes(start_BT, sizes.queries)
+    low_BI, high_BI = spans.extremes(start_BT, ROWS)
     with tiles.interpreted(problem.interpret):
         return kernel(q_BTNH, k_BSKH, v_BSKH, start_BT, low_BI, high_BI)
 
@@ -89,47 +90,62 @@ def _block(
     sizes: ForwardSizes,
     **shared: Any,
 ) -> None:
-    own = spans.queries_of_block(sizes.queries, sizes.keys, problem, low_ref, high_ref)
+    own = spans.queries_of_block(sizes.warpgroups, sizes.keys, problem, low_ref, high_ref)
     warpgroup = lax.axis_index("warpgroup")
+    heads, first_head = q_ref.shape[2], lax.axis_index("heads") * sizes.heads
+    turns = lax.min(heads - first_head, sizes.heads)
+    slots = min(sizes.heads, 2)
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
         plgpu.set_max_registers(24, action="decrease")
-        q_own = q_ref.at[own.batch, pl.ds(own.base, sizes.queries), own.head]
-        plgpu.copy_gmem_to_smem(q_own, shared["q_smem"], shared["q_full"])
-        tiles.bring_keys(k_all, v_all, q_ref.shape[2], own, shared)
+        seen = own.seen()
+
+        @pl.loop(0, turns)
+        def _turn(turn: jax.Array) -> None:
+            head, slot = first_head + turn, lax.rem(turn, slots)
+            kv_head = lax.div(head, heads // k_all.shape[2])
+            tiles.until_used(shared["q_empty"], turn, slots)
+            q_own = q_ref.at[own.batch, pl.ds(own.base, sizes.queries), head]
+            plgpu.copy_gmem_to_smem(q_own, shared["q_smem"].at[slot], shared["q_full"].at[slot])
+            k_ref, v_ref = (x.at[own.batch, :, kv_head] for x in (k_all, v_all))
+            tiles.bring_keys(k_ref, v_ref, seen, turn * seen.count, shared)
+
+        tiles.drain([shared["k_empty"], shared["v_empty"]], turns * seen.count, sizes.stages)
+        tiles.drain([shared["q_empty"]], turns, slots)
 
     @pl.when(warpgroup < sizes.warpgroups)
     def _compute() -> None:
         plgpu.set_max_registers(tiles.registers(sizes.warpgroups), action="increase")
-        row = own.base + warpgroup * ROWS
+        row = own.row(warpgroup)
         start = None if start_ref is None else tiles.load_rows(start_ref, (own.batch,), row)
         rows = pl.ds(warpgroup * ROWS, ROWS)
-        mine = shared | {name: shared[name].at[rows] for name in ("q_smem", "lse_smem")}
+        lse_smem = shared["lse_smem"].at[rows]
         queries = _Queries(
-            row=row, start=start, high=own.high, first=own.first, stop=own.stop,
-            problem=problem, sizes=sizes, **mine,
+            row=row, start=start, own=own.seen_by(warpgroup), block=own.seen(),
+            problem=problem, sizes=sizes, q_smem=None,
+            **{name: shared[name] for name in (
+                "k_smem", "v_smem", "k_full", "v_full", "k_empty", "v_empty",
+            )},
         )  # fmt: skip
-        out, lse = queries.attend()
-        _store(
-            out,
-            lse,
-            mine,
-            out_ref.at[own.batch, pl.ds(row, ROWS), own.head],
-            lse_ref.at[own.batch, own.head, pl.ds(row, ROWS)],
-        )
 
+        @pl.loop(0, turns)
+        def _turn(turn: jax.Array) -> None:
+            head, slot = first_head + turn, lax.rem(turn, slots)
+            q_smem = shared["q_smem"].at[slot].at[rows]
+            plgpu.barrier_wait(shared["q_full"].at[slot])
+            out, lse = dataclasses.replace(
+                queries, q_smem=q_smem, begun=turn * queries.block.count
+            ).attend()
+            q_smem[...] = out.astype(out_ref.dtype)
+            lse_smem[...] = lse
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(q_smem, out_ref.at[own.batch, pl.ds(row, ROWS), head])
+            plgpu.copy_smem_to_gmem(lse_smem, lse_ref.at[own.batch, head, pl.ds(row, ROWS)])
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+            plgpu.barrier_arrive(shared["q_empty"].at[slot])
 
-def _store(
-    out: jax.Array, lse: jax.Array, shared: dict[str, Any], out_ref: Any, lse_ref: Any
-) -> None:
-    """Writes 64 rows through the shared memory that held their queries."""
-    shared["q_smem"][...] = out.astype(out_ref.dtype)
-    shared["lse_smem"][...] = lse
-    plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(shared["q_smem"], out_ref)
-    plgpu.copy_smem_to_gmem(shared["lse_smem"], lse_ref)
-    plgpu.wait_smem_to_gmem(0)
+        plgpu.wait_smem_to_gmem(0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,49 +154,55 @@ class _Queries:
 
     row: Any  # place of the first query
     start: Any  # per query, the first key of its document; None without documents
-    high: Any  # the last of the block's `start`: from there on no document hides a key
-    first: Any
-    stop: Any
+    own: spans.Span
+    block: spans.Span
     problem: Problem
     sizes: ForwardSizes
     q_smem: Any
     k_smem: Any
     v_smem: Any
-    lse_smem: Any
-    q_full: Any
     k_full: Any
     v_full: Any
     k_empty: Any
     v_empty: Any
+    begun: Any = 0
 
     def attend(self) -> tuple[jax.Array, jax.Array]:
         """The output and the log-sum-exp of the queries."""
-        plgpu.barrier_wait(self.q_full)
-        carry = self._first_step()
-        diagonal, plain, count = spans.step_kinds(
-            self.row, self.first, self.stop, self.sizes.keys, self.problem, self.high
-        )
-        masked = functools.partial(self._step, masked=True)
-        carry = lax.fori_loop(1, diagonal, masked, carry)
-        carry = lax.fori_loop(diagonal, plain, functools.partial(self._step, masked=False), carry)
-        if self.high is not None:
-            carry = lax.fori_loop(plain, count, masked, carry)
-        return self._finish(count, *carry)
+        begin = self.begun + self.block.stop - self.own.stop
+        end = begin + self.own.count
+        tiles.pass_by(self.begun, begin, self)
+        carry = self._first_step(begin)
+        diagonal, plain = spans.step_kinds(self.row, self.own, self.sizes.keys, self.problem)
+        for first, last, mask in (
+            (1, diagonal, self._mask),
+            (diagonal, plain, None),
+            (plain, self.own.count, functools.partial(self._mask, inner=True)),
+        ):
+            if mask is not None and first is plain and self.start is None:
+                continue
+            step = functools.partial(self._step, mask=mask)
+            carry = lax.fori_loop(begin + first, begin + last, step, carry)
+        out = self._finish(end - 1, *carry)
+        tiles.pass_by(end, self.begun + self.block.count, self)
+        return out
 
-    def _first_step(self) -> tuple[jax.Array, ...]:
-        plgpu.barrier_wait(self.k_full.at[0])
-        s = tiles.product(self.q_smem, tiles.transposed(self.k_smem.at[0]), self.problem.interpret)
-        plgpu.barrier_arrive(self.k_empty.at[0])
+    def _first_step(self, step: Any) -> tuple[jax.Array, ...]:
+        slot = lax.rem(step, self.sizes.stages)
+        plgpu.barrier_wait(self.k_full.at[slot])
+        k_smem = tiles.transposed(self.k_smem.at[slot])
+        s = tiles.product(self.q_smem, k_smem, self.problem.interpret)
+        plgpu.barrier_arrive(self.k_empty.at[slot])
         m = plgpu.layout_cast(jnp.full((ROWS,), -jnp.inf, jnp.float32), ROW)
-        p, m, total = self._soften(self._mask(s, 0), m, tiles.zeros((ROWS,), ROW), True)
+        p, m, total = self._soften(self._mask(s, step), m, tiles.zeros((ROWS,), ROW), True)
         o = tiles.zeros((ROWS, self.v_smem.shape[-1]), TILE)
         return o, m, total, p.astype(self.v_smem.dtype)
 
-    def _step(self, step: Any, carry: tuple[jax.Array, ...], masked: bool) -> tuple[jax.Array, ...]:
+    def _step(self, step: Any, carry: tuple[jax.Array, ...], mask: Any) -> tuple[jax.Array, ...]:
         """Adds the values of the tile before, while it weighs the keys of this one."""
         slot, before = lax.rem(step, self.sizes.stages), lax.rem(step - 1, self.sizes.stages)
         o, m, total, p = carry
-        interpret = self.problem.interpret
+        interpret, masked = self.problem.interpret, mask is not None
 
         def body(s_ref: Any, o_ref: Any, m_ref: Any, l_ref: Any, p_ref: Any) -> None:
             k_smem = tiles.transposed(self.k_smem.at[slot])
@@ -188,7 +210,7 @@ class _Queries:
             tiles.accumulate(o_ref, p, self.v_smem.at[before], interpret)
             s = tiles.finished(s_ref, 1, interpret)
             plgpu.barrier_arrive(self.k_empty.at[slot])
-            s = self._mask(s, step) if masked else s
+            s = mask(s, step) if masked else s
             p_ref[...], m_ref[...], l_ref[...] = self._soften(s, m, total, masked)
 
         # All waiting is over before the first product starts: between products it would stop them.
@@ -203,17 +225,17 @@ class _Queries:
         return o * tiles.along(jnp.exp2(m - top), o.shape, 0), m_new, total, p
 
     def _finish(
-        self, count: Any, o: jax.Array, m: jax.Array, total: jax.Array, p: jax.Array
+        self, step: Any, o: jax.Array, m: jax.Array, total: jax.Array, p: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        slot = lax.rem(count - 1, self.sizes.stages)
+        slot = lax.rem(step, self.sizes.stages)
         plgpu.barrier_wait(self.v_full.at[slot])
         o = tiles.added(o, p, self.v_smem.at[slot], self.problem.interpret)
         plgpu.barrier_arrive(self.v_empty.at[slot])
         return o * tiles.along(1 / total, o.shape, 0), m + jnp.log(total) * LOG2_E
 
-    def _mask(self, s: jax.Array, step: Any) -> jax.Array:
-        first = (self.stop - 1 - step) * self.sizes.keys
-        return tiles.hide(s, self.row, first, self.problem, self.start)
+    def _mask(self, s: jax.Array, step: Any, inner: bool = False) -> jax.Array:
+        first = (self.block.stop - 1 - (step - self.begun)) * self.sizes.keys
+        return tiles.hide(s, self.row, first, self.problem, self.start, inner=inner)
 
     def _soften(
         self, s: jax.Array, m: jax.Array, total: jax.Array, masked: bool

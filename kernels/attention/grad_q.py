@@ -67,7 +67,7 @@ def grad_q(
         compiler_params=plgpu.CompilerParams(approx_math=True),
     )
     start_BT = spans.whole_blocks(start_BT, sizes.owned)
-    low_BI, high_BI = spans.extremes(start_BT, sizes.owned)
+    low_BI, high_BI = spans.extremes(start_BT, ROWS)
     lse_BNL = tiles.long_enough(lse_BNL, T, sizes.owned)
     if dlse_BNL is not None:
         dlse_BNL = tiles.long_enough(dlse_BNL, T, sizes.owned)
@@ -94,21 +94,25 @@ def _query_block(
     sizes: BackwardSizes,
     **shared: Any,
 ) -> None:
-    own = spans.queries_of_block(sizes.owned, sizes.tile, problem, low_ref, high_ref)
+    own = spans.queries_of_block(sizes.warpgroups, sizes.tile, problem, low_ref, high_ref)
+    seen, own_head = own.seen(), lax.axis_index("head")
     warpgroup = lax.axis_index("warpgroup")
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
         plgpu.set_max_registers(24, action="decrease")
-        place = (own.batch, pl.ds(own.base, sizes.owned), own.head)
+        place = (own.batch, pl.ds(own.base, sizes.owned), own_head)
         for ref, name in ((out_ref, "out"), (do_ref, "do"), (q_ref, "q")):
             plgpu.copy_gmem_to_smem(ref.at[place], shared[f"{name}_smem"], shared["own_full"])
-        tiles.bring_keys(k_all, v_all, q_ref.shape[2], own, shared)
+        kv_head = lax.div(own_head, q_ref.shape[2] // k_all.shape[2])
+        k_ref, v_ref = (x.at[own.batch, :, kv_head] for x in (k_all, v_all))
+        tiles.bring_keys(k_ref, v_ref, seen, 0, shared)
+        tiles.drain([shared["k_empty"], shared["v_empty"]], seen.count, sizes.stages)
 
     @pl.when(warpgroup < sizes.warpgroups)
     def _compute() -> None:
         plgpu.set_max_registers(tiles.registers(sizes.warpgroups), action="increase")
-        row, head = own.base + warpgroup * ROWS, (own.batch, own.head)
+        row, head = own.row(warpgroup), (own.batch, own_head)
         rows = pl.ds(warpgroup * ROWS, ROWS)
         mine = shared | {
             name: shared[name].at[rows] for name in ("q_smem", "do_smem", "out_smem", "delta_smem")
@@ -126,13 +130,13 @@ def _query_block(
             lse=tiles.load_rows(lse_ref, head, row),
             delta=delta,
             start=None if start_ref is None else tiles.load_rows(start_ref, (own.batch,), row),
-            high=own.high, first=own.first, stop=own.stop,
+            own=own.seen_by(warpgroup), block=seen,
             problem=problem, sizes=sizes, **mine,
         )  # fmt: skip
         dq = queries.gradient()
         mine["q_smem"][...] = dq.astype(dq_ref.dtype)
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(mine["q_smem"], dq_ref.at[own.batch, pl.ds(row, ROWS), own.head])
+        plgpu.copy_smem_to_gmem(mine["q_smem"], dq_ref.at[own.batch, pl.ds(row, ROWS), own_head])
         plgpu.wait_smem_to_gmem(0)
 
 
@@ -150,9 +154,8 @@ class _Queries:
     lse: Any
     delta: Any
     start: Any  # per query, the first key of its document; None without documents
-    high: Any  # the last of the block's `start`
-    first: Any
-    stop: Any
+    own: spans.Span
+    block: spans.Span
     problem: Problem
     sizes: BackwardSizes
     q_smem: Any
@@ -165,32 +168,40 @@ class _Queries:
     v_empty: Any
 
     def gradient(self) -> jax.Array:
-        diagonal, plain, count = spans.step_kinds(
-            self.row, self.first, self.stop, self.sizes.tile, self.problem, self.high
-        )
-        masked = functools.partial(self._step, masked=True)
-        carry = self._first_step()
-        carry = lax.fori_loop(1, diagonal, masked, carry)
-        carry = lax.fori_loop(diagonal, plain, functools.partial(self._step, masked=False), carry)
-        if self.high is not None:
-            carry = lax.fori_loop(plain, count, masked, carry)
+        begin = self.block.stop - self.own.stop
+        end = begin + self.own.count
+        tiles.pass_by(0, begin, self)
+        carry = self._first_step(begin)
+        diagonal, plain = spans.step_kinds(self.row, self.own, self.sizes.tile, self.problem)
+        for first, last, mask in (
+            (1, diagonal, self._mask),
+            (diagonal, plain, None),
+            (plain, self.own.count, functools.partial(self._mask, inner=True)),
+        ):
+            if mask is not None and first is plain and self.start is None:
+                continue
+            step = functools.partial(self._step, mask=mask)
+            carry = lax.fori_loop(begin + first, begin + last, step, carry)
         dq, ds = carry
-        slot = lax.rem(count - 1, self.sizes.stages)
+        slot = lax.rem(end - 1, self.sizes.stages)
         dq = tiles.added(dq, ds, self.k_smem.at[slot], self.problem.interpret)
         plgpu.barrier_arrive(self.k_empty.at[slot])
+        tiles.pass_by(end, self.block.count, self)
         return dq * self.problem.scale
 
-    def _first_step(self) -> tuple[jax.Array, jax.Array]:
-        plgpu.barrier_wait(self.k_full.at[0])
-        plgpu.barrier_wait(self.v_full.at[0])
+    def _first_step(self, step: Any) -> tuple[jax.Array, jax.Array]:
+        slot = lax.rem(step, self.sizes.stages)
+        plgpu.barrier_wait(self.k_full.at[slot])
+        plgpu.barrier_wait(self.v_full.at[slot])
         interpret = self.problem.interpret
-        s = tiles.product(self.q_smem, tiles.transposed(self.k_smem.at[0]), interpret)
-        dp = tiles.product(self.do_smem, tiles.transposed(self.v_smem.at[0]), interpret)
-        plgpu.barrier_arrive(self.v_empty.at[0])
-        ds = self._weights(s, 0, True) * (dp - tiles.along(self.delta, dp.shape, 0))
+        k_smem, v_smem = self.k_smem.at[slot], self.v_smem.at[slot]
+        s = tiles.product(self.q_smem, tiles.transposed(k_smem), interpret)
+        dp = tiles.product(self.do_smem, tiles.transposed(v_smem), interpret)
+        plgpu.barrier_arrive(self.v_empty.at[slot])
+        ds = self._weights(self._mask(s, step)) * (dp - tiles.along(self.delta, dp.shape, 0))
         return tiles.zeros(self.q_smem.shape, TILE), ds.astype(self.k_smem.dtype)
 
-    def _step(self, step: Any, carry: tuple[jax.Array, jax.Array], masked: bool) -> Any:
+    def _step(self, step: Any, carry: tuple[jax.Array, jax.Array], mask: Any) -> Any:
         """Adds the tile before to dq, while it computes ds of this one."""
         slot, before = lax.rem(step, self.sizes.stages), lax.rem(step - 1, self.sizes.stages)
         dq, ds = carry
@@ -201,7 +212,8 @@ class _Queries:
             tiles.accumulate(s_ref, self.q_smem, tiles.transposed(k_smem), interpret)
             tiles.accumulate(dp_ref, self.do_smem, tiles.transposed(v_smem), interpret)
             tiles.accumulate(dq_ref, ds, self.k_smem.at[before], interpret)
-            p = self._weights(tiles.finished(s_ref, 2, interpret), step, masked)
+            s = tiles.finished(s_ref, 2, interpret)
+            p = self._weights(s if mask is None else mask(s, step))
             dp = tiles.finished(dp_ref, 1, interpret)
             plgpu.barrier_arrive(self.v_empty.at[slot])
             ds_ref[...] = p * (dp - tiles.along(self.delta, dp.shape, 0))
@@ -215,9 +227,10 @@ class _Queries:
         # Rounded only now: the registers of the last tile's gradients were in use until here.
         return dq, lax.optimization_barrier(ds).astype(self.k_smem.dtype)
 
-    def _weights(self, s: jax.Array, step: Any, masked: bool) -> jax.Array:
-        if masked:
-            first = (self.stop - 1 - step) * self.sizes.tile
-            s = tiles.hide(s, self.row, first, self.problem, self.start)
+    def _mask(self, s: jax.Array, step: Any, inner: bool = False) -> jax.Array:
+        first = (self.block.stop - 1 - step) * self.sizes.tile
+        return tiles.hide(s, self.row, first, self.problem, self.start, inner=inner)
+
+    def _weights(self, s: jax.Array) -> jax.Array:
         factor = self.problem.scale * LOG2_E
         return jnp.exp2(s * factor - tiles.along(self.lse, s.shape, 0))

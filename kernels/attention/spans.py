@@ -4,6 +4,7 @@ Letters in shapes: B batch, T query, S key, I block.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from kernels.attention.tiles import Problem
+from kernels.attention.tiles import ROWS, Problem
 
 
 def whole_blocks(x_BT: jax.Array | None, size: int) -> jax.Array | None:
@@ -43,54 +44,84 @@ def last_queries(start_BT: jax.Array | None, keys: int, blocks: int) -> jax.Arra
     return until_BS[:, keys - 1 : keys * blocks : keys]
 
 
-def keys_seen(row: Any, queries: int, keys: int, problem: Problem, low: Any) -> tuple[Any, Any]:
-    """Tiles [first, stop) of keys that the `queries` queries from `row` on see together.
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """The tiles [first, stop) of keys that some queries see together."""
 
-    `low` is the first key of any of their documents, None without documents.
-    """
-    stop: Any = pl.cdiv(problem.keys, keys)
-    if problem.causal:
-        stop = lax.min(stop, pl.cdiv(row + queries, keys))
-    return 0 if low is None else lax.div(low, keys), stop
+    first: Any
+    stop: Any
+    high: Any  # the last of the first keys of their documents; None without documents
+
+    @property
+    def count(self) -> Any:
+        return self.stop - self.first
 
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """The queries of a block of threads, and the tiles [first, stop) of keys that they see."""
+    """The queries of a block of threads, 64 of them each warpgroup's."""
 
     batch: Any
-    head: Any
-    base: Any  # place of the first
-    high: Any  # the last of the first keys of their documents; None without documents
-    first: Any
-    stop: Any
+    block: Any
+    warpgroups: int
+    keys: int  # in a tile
+    problem: Problem
+    low_ref: Any  # BI, the first key of any of 64 queries' documents; None without documents
+    high_ref: Any  # BI, the last of these
+
+    @property
+    def base(self) -> Any:
+        """Place of the first."""
+        return self.row(0)
+
+    def row(self, warpgroup: Any) -> Any:
+        """Place of a warpgroup's first."""
+        return (self.block * self.warpgroups + warpgroup) * ROWS
+
+    def seen(self) -> Span:
+        """By all."""
+        low = None
+        if self.low_ref is not None:
+            lows = [self._of(self.low_ref, i) for i in range(self.warpgroups)]
+            low = functools.reduce(lax.min, lows)
+        return self._span(self.base, self.warpgroups * ROWS, low, None)
+
+    def seen_by(self, warpgroup: Any) -> Span:
+        low, high = None, None
+        if self.low_ref is not None:
+            low, high = self._of(self.low_ref, warpgroup), self._of(self.high_ref, warpgroup)
+        return self._span(self.row(warpgroup), ROWS, low, high)
+
+    def _of(self, ref: Any, warpgroup: Any) -> Any:
+        return ref[self.batch, self.block * self.warpgroups + warpgroup]
+
+    def _span(self, row: Any, queries: int, low: Any, high: Any) -> Span:
+        stop: Any = pl.cdiv(self.problem.keys, self.keys)
+        if self.problem.causal:
+            stop = lax.min(stop, pl.cdiv(row + queries, self.keys))
+        return Span(0 if low is None else lax.div(low, self.keys), stop, high)
 
 
 def queries_of_block(
-    queries: int, keys: int, problem: Problem, low_ref: Any, high_ref: Any
+    warpgroups: int, keys: int, problem: Problem, low_ref: Any, high_ref: Any
 ) -> Queries:
-    """Those of this block; `low_ref` and `high_ref`, BI, are `extremes`."""
+    """Those of this block."""
     # The last blocks have the most keys to see: started first, they leave no tail.
     block = lax.axis_size("block") - 1 - lax.axis_index("block")
-    batch, head = lax.axis_index("batch"), lax.axis_index("head")
-    low, high = (None if x is None else x[batch, block] for x in (low_ref, high_ref))
-    first, stop = keys_seen(block * queries, queries, keys, problem, low)
-    return Queries(batch, head, block * queries, high, first, stop)
+    batch = lax.axis_index("batch")
+    return Queries(batch, block, warpgroups, keys, problem, low_ref, high_ref)
 
 
-def step_kinds(
-    row: Any, first: Any, stop: Any, keys: int, problem: Problem, high: Any
-) -> tuple[Any, Any, Any]:
-    """Where a mask is needed, counted in steps from tile `stop` - 1 down to tile `first`.
+def step_kinds(row: Any, own: Span, keys: int, problem: Problem) -> tuple[Any, Any]:
+    """Where a mask is needed, counted in steps from tile `own.stop` - 1 down to tile `own.first`.
 
-    Step 0 needs one, as do [1, diagonal) and [plain, count); [diagonal, plain) need none. `high`
-    is the last of the first keys of the queries' documents, None without documents.
+    Step 0 needs one, [1, diagonal) one of places, [diagonal, plain) none, and the rest one of
+    documents.
     """
-    count = stop - first
     if not problem.causal:
-        return 1, count, count
-    diagonal = lax.min(lax.max(stop - lax.div(row + 1, keys), 1), count)
-    if high is None:
-        return diagonal, count, count
-    plain = stop - lax.div(high + keys - 1, keys)
-    return diagonal, lax.min(lax.max(plain, diagonal), count), count
+        return 1, own.count
+    diagonal = lax.min(lax.max(own.stop - lax.div(row + 1, keys), 1), own.count)
+    if own.high is None:
+        return diagonal, own.count
+    plain = own.stop - lax.div(own.high + keys - 1, keys)
+    return diagonal, lax.min(lax.max(plain, diagonal), own.count)

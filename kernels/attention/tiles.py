@@ -68,18 +68,20 @@ def hide(
     problem: Problem,
     start: jax.Array | None,
     query_axis: int = 0,
+    inner: bool = False,
 ) -> jax.Array:
     """Scores with -inf at keys after the query, before its document, and past the end.
 
     `query` and `key` are the places of the tile's first ones, `start` is per query of the tile.
+    `inner` tiles have no key after a query nor past the end.
     """
     key_place = places(s.shape, 1 - query_axis, key)
     conditions = []
-    if problem.causal:
+    if problem.causal and not inner:
         conditions.append(key_place <= places(s.shape, query_axis, query))
     if start is not None:
         conditions.append(key_place >= along(start, s.shape, query_axis))
-    if problem.keys % s.shape[1 - query_axis]:
+    if problem.keys % s.shape[1 - query_axis] and not inner:
         conditions.append(key_place < problem.keys)
     if not conditions:
         return s
@@ -167,28 +169,33 @@ def load_rows(ref: Any, batch: Any, first: Any) -> jax.Array:
     return plgpu.load(ref.at[(*batch, pl.ds(first, ROWS))], layout=ROW, optimized=False)
 
 
-def bring_keys(k_all: Any, v_all: Any, heads: int, own: Any, shared: dict[str, Any]) -> None:
-    """The memory warpgroup's work: the tiles of keys and values that a block's queries `own`, of
-    one of `heads` heads, see, from the last to the first."""
-    kv_head = lax.div(own.head, heads // k_all.shape[2])
+def bring_keys(k_ref: Any, v_ref: Any, seen: Any, begun: Any, shared: dict[str, Any]) -> None:
+    """The memory warpgroup's work: the tiles `seen` of a head's keys and values, from the last to
+    the first, after `begun` steps before."""
     pairs = [
-        (
-            ref.at[own.batch, :, kv_head],
-            *(shared[f"{name}_{what}"] for what in ("smem", "full", "empty")),
-        )
-        for ref, name in ((k_all, "k"), (v_all, "v"))
+        (ref, *(shared[f"{name}_{what}"] for what in ("smem", "full", "empty")))
+        for ref, name in ((k_ref, "k"), (v_ref, "v"))
     ]
-    stages, keys = pairs[0][1].shape[:2]
+    stages, keys = shared["k_smem"].shape[:2]
 
-    @pl.loop(0, own.stop - own.first)
+    @pl.loop(0, seen.count)
     def _bring(step: jax.Array) -> None:
-        slot = lax.rem(step, stages)
         for ref, smem, full, empty in pairs:
-            until_used(empty, step, stages)
-            tile = pl.ds((own.stop - 1 - step) * keys, keys)
+            until_used(empty, begun + step, stages)
+            tile = pl.ds((seen.stop - 1 - step) * keys, keys)
+            slot = lax.rem(begun + step, stages)
             plgpu.copy_gmem_to_smem(ref.at[tile], smem.at[slot], full.at[slot])
 
-    drain([empty for *_, empty in pairs], own.stop - own.first, stages)
+
+def pass_by(steps: Any, stop: Any, shared: Any) -> None:
+    """Steps [`steps`, `stop`) have tiles that a warpgroup sees nothing of."""
+
+    @pl.loop(steps, stop)
+    def _pass(step: jax.Array) -> None:
+        slot = lax.rem(step, shared.k_smem.shape[0])
+        for full, empty in ((shared.k_full, shared.k_empty), (shared.v_full, shared.v_empty)):
+            plgpu.barrier_wait(full.at[slot])
+            plgpu.barrier_arrive(empty.at[slot])
 
 
 def until_used(empty: Any, step: Any, stages: int) -> None:

@@ -49,7 +49,7 @@ def errors(found: tuple[Array, ...], wanted: tuple[np.ndarray, ...]) -> list[flo
     ]
 
 
-SMALL = Sizes(ForwardSizes(64, 2, 2), BackwardSizes(64, 1, 2), BackwardSizes(64, 2, 2))
+SMALL = Sizes(ForwardSizes(64, 2, 2, 2), BackwardSizes(64, 1, 2), BackwardSizes(64, 2, 2))
 WIDE = Sizes(ForwardSizes(128, 1, 2), BackwardSizes(128, 2, 2), BackwardSizes(128, 1, 3))
 INTERPRETED = {
     # T, S, N, K, H, causal, longest document, dtype, sizes

@@ -79,7 +79,9 @@ def check_likely(
 
 def bytes_for(tokens: int, arrays: dict[str, Array]) -> int:
     """`max_bytes` that makes chunks of so many tokens."""
-    return tokens * arrays["weight_VD"].shape[0] * (4 // LOGIT_PARTS + arrays["x_BTD"].dtype.itemsize)
+    return (
+        tokens * arrays["weight_VD"].shape[0] * (4 // LOGIT_PARTS + arrays["x_BTD"].dtype.itemsize)
+    )
 
 
 def ours(arrays: dict[str, Array], impl: str = "xla", **kwargs: object) -> dict[str, Array]:
