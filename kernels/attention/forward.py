@@ -98,7 +98,7 @@ def _block(
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
-        plgpu.set_max_registers(24, action="decrease")
+        plgpu.set_max_registers(tiles.MEMORY_REGISTERS, action="decrease")
         seen = own.seen()
 
         @pl.loop(0, turns)
@@ -171,7 +171,7 @@ class _Queries:
         """The output and the log-sum-exp of the queries."""
         begin = self.begun + self.block.stop - self.own.stop
         end = begin + self.own.count
-        tiles.pass_by(self.begun, begin, self)
+        self._pass_by(self.begun, begin)
         carry = self._first_step(begin)
         diagonal, plain = spans.step_kinds(self.row, self.own, self.sizes.keys, self.problem)
         for first, last, mask in (
@@ -184,8 +184,12 @@ class _Queries:
             step = functools.partial(self._step, mask=mask)
             carry = lax.fori_loop(begin + first, begin + last, step, carry)
         out = self._finish(end - 1, *carry)
-        tiles.pass_by(end, self.begun + self.block.count, self)
+        self._pass_by(end, self.begun + self.block.count)
         return out
+
+    def _pass_by(self, first: Any, stop: Any) -> None:
+        barriers = [(self.k_full, self.k_empty), (self.v_full, self.v_empty)]
+        tiles.pass_by(first, stop, barriers, self.sizes.stages)
 
     def _first_step(self, step: Any) -> tuple[jax.Array, ...]:
         slot = lax.rem(step, self.sizes.stages)

@@ -69,52 +69,57 @@ def grad_kv(
         kernel_name="attention_grad_kv",
         compiler_params=plgpu.CompilerParams(approx_math=True),
     )
-    last_BI = spans.last_queries(start_BT, sizes.owned, blocks)
+    after_BI, until_BI = spans.queries_of_keys(start_BT, blocks * sizes.warpgroups)
     start_BT = spans.whole_blocks(start_BT, sizes.tile)
     T = q_BTNH.shape[1]
     lse_BNL, delta_BNL = (tiles.long_enough(x, T, sizes.tile) for x in (lse_BNL, delta_BNL))
-    return kernel(q_BTNH, k_BSKH, v_BSKH, do_BTNH, lse_BNL, delta_BNL, start_BT, last_BI)
+    return kernel(q_BTNH, k_BSKH, v_BSKH, do_BTNH, lse_BNL, delta_BNL, start_BT, after_BI, until_BI)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Walk:
-    """The tiles [first, stop) of queries, of every head of the group, in order of steps.
-
-    First come the tiles before `diagonal`, which need a causal mask, of all heads; then the rest.
-    """
+    """Through the tiles [first, stop) of queries, of each tile every head of the group."""
 
     first: Any
-    diagonal: Any
     stop: Any
     group: int
 
     @property
-    def masked(self) -> Any:
-        return (self.diagonal - self.first) * self.group
-
-    @property
     def count(self) -> Any:
-        return (self.stop - self.first) * self.group
+        return self.until(self.stop)
+
+    def until(self, tile: Any) -> Any:
+        """The steps before a tile."""
+        return lax.max(tile - self.first, 0) * self.group
 
     def __getitem__(self, step: Any) -> tuple[Any, Any]:
         """Head within the group, and tile."""
-        rest = step - self.masked
-        on_diagonal = rest < 0
-        width = lax.select(on_diagonal, self.diagonal - self.first, self.stop - self.diagonal)
-        start = lax.select(on_diagonal, self.first, self.diagonal)
-        step = lax.select(on_diagonal, step, rest)
-        head = lax.div(step, lax.max(width, 1))
-        return head, start + step - head * width
+        return lax.rem(step, self.group), self.first + lax.div(step, self.group)
 
 
-def _walk(base: Any, tiles_q: int, group: int, problem: Problem, last: Any, sizes: Any) -> _Walk:
-    first, diagonal, stop = jnp.int32(0), jnp.int32(0), jnp.int32(tiles_q)
-    if problem.causal:
-        if last is not None:
-            stop = lax.min(stop, pl.cdiv(last, sizes.tile))
-        first = lax.min(lax.div(base, sizes.tile), stop)
-        diagonal = lax.min(pl.cdiv(base + sizes.owned - 1, sizes.tile), stop)
-    return _Walk(first, diagonal, stop, group)
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """The tiles [first, stop) of queries that see some keys."""
+
+    first: Any
+    diagonal: Any  # before it there are queries before some of the keys
+    hidden: Any  # from it on there may be queries of later documents
+    stop: Any
+
+
+def _seen(
+    row: Any, keys: int, queries: int, tile: int, problem: Problem, after: Any, until: Any
+) -> _Seen:
+    """Of `keys` keys from `row` on; `after` and `until` as `spans.queries_of_keys` has them."""
+    stop: Any = jnp.int32(pl.cdiv(queries, tile))
+    if not problem.causal:
+        return _Seen(0, 0, stop, stop)
+    if until is not None:
+        stop = lax.min(stop, pl.cdiv(until, tile))
+    first = lax.min(lax.div(row, tile), stop)
+    diagonal = lax.min(pl.cdiv(row + keys - 1, tile), stop)
+    hidden = stop if after is None else lax.clamp(diagonal, lax.div(after, tile), stop)
+    return _Seen(first, diagonal, hidden, stop)
 
 
 def _key_block(
@@ -125,7 +130,8 @@ def _key_block(
     lse_all: Any,
     delta_all: Any,
     start_all: Any,
-    last_ref: Any,
+    after_ref: Any,
+    until_ref: Any,
     dk_ref: Any,
     dv_ref: Any,
     *,
@@ -137,12 +143,22 @@ def _key_block(
     block, batch = lax.axis_index("block"), lax.axis_index("batch")
     head, warpgroup = lax.axis_index("head"), lax.axis_index("warpgroup")
     base, group = block * sizes.owned, q_all.shape[2] // k_ref.shape[2]
-    last = None if last_ref is None else last_ref[batch, block]
-    walk = _walk(base, pl.cdiv(q_all.shape[1], sizes.tile), group, problem, last, sizes)
+
+    def seen(keys: int, warpgroup: Any, last: Any) -> _Seen:
+        """Of the keys of the warpgroups from one to the last."""
+        index = block * sizes.warpgroups
+        after, until = None, None
+        if until_ref is not None:
+            after, until = after_ref[batch, index + warpgroup], until_ref[batch, index + last]
+        row = (index + warpgroup) * ROWS
+        return _seen(row, keys, q_all.shape[1], sizes.tile, problem, after, until)
+
+    by_all = seen(sizes.owned, 0, sizes.warpgroups - 1)
+    walk = _Walk(by_all.first, by_all.stop, group)
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
-        plgpu.set_max_registers(24, action="decrease")
+        plgpu.set_max_registers(tiles.MEMORY_REGISTERS, action="decrease")
         own = pl.ds(base, sizes.owned)
         for ref, smem in ((k_ref, shared["k_smem"]), (v_ref, shared["v_smem"])):
             plgpu.copy_gmem_to_smem(ref.at[batch, own, head], smem, shared["own_full"])
@@ -158,7 +174,8 @@ def _key_block(
         row = base + warpgroup * ROWS
         own = pl.ds(warpgroup * ROWS, ROWS)
         mine = shared | {name: shared[name].at[own] for name in ("k_smem", "v_smem")}
-        keys = _Keys(row=row, walk=walk, problem=problem, sizes=sizes, **mine)
+        own_seen = seen(ROWS, warpgroup, warpgroup)
+        keys = _Keys(row=row, walk=walk, seen=own_seen, problem=problem, sizes=sizes, **mine)
         for x, smem, ref in zip(
             keys.gradients(), (mine["k_smem"], mine["v_smem"]), (dk_ref, dv_ref), strict=True
         ):
@@ -205,6 +222,7 @@ class _Keys:
 
     row: Any  # place of the first key
     walk: _Walk
+    seen: _Seen
     problem: Problem
     sizes: BackwardSizes
     k_smem: Any
@@ -225,29 +243,41 @@ class _Keys:
         plgpu.barrier_wait(self.own_full)
         zero = tiles.zeros(self.k_smem.shape, TILE)
         nothing = tiles.zeros((ROWS, self.sizes.tile), TILE).astype(self.q_smem.dtype)
-        walk, packed = self.walk, self.start_smem is not None
-        masked = functools.partial(self._step, masked=True)
-        carry = lax.fori_loop(0, walk.masked, masked, (zero, zero, nothing))
-        rest = functools.partial(self._step, masked=packed)
-        dk, dv, ds = lax.fori_loop(walk.masked, walk.count, rest, carry)
+        seen, until = self.seen, self.walk.until
+        self._pass_by(0, until(seen.first))
+        carry = zero, zero, nothing
+        for first, stop, mask in (
+            (seen.first, seen.diagonal, self._mask),
+            (seen.diagonal, seen.hidden, None),
+            (seen.hidden, seen.stop, functools.partial(self._mask, inner=True)),
+        ):
+            if first is not stop:
+                step = functools.partial(self._step, mask=mask)
+                carry = lax.fori_loop(until(first), until(stop), step, carry)
+        dk, dv, ds = carry
 
         def last() -> jax.Array:
-            slot = lax.rem(walk.count - 1, self.sizes.stages)
+            slot = lax.rem(until(seen.stop) - 1, self.sizes.stages)
             out = tiles.added(dk, ds, self.q_smem.at[slot], self.problem.interpret)
             plgpu.barrier_arrive(self.q_empty.at[slot])
             return out
 
-        dk = lax.cond(walk.count > 0, last, lambda: dk)
+        dk = lax.cond(seen.stop > seen.first, last, lambda: dk)
+        self._pass_by(until(seen.stop), self.walk.count)
         return dk * self.problem.scale, dv
 
-    def _step(self, step: Any, carry: tuple[jax.Array, ...], masked: bool) -> Any:
+    def _pass_by(self, first: Any, stop: Any) -> None:
+        barriers = [(self.q_full, self.q_empty), (self.do_full, self.do_empty)]
+        tiles.pass_by(first, stop, barriers, self.sizes.stages)
+
+    def _step(self, step: Any, carry: tuple[jax.Array, ...], mask: Any) -> Any:
         """Adds the tile before to dk and this one to dv, and computes ds of this one."""
+        begin = self.walk.until(self.seen.first)
         slot = lax.rem(step, self.sizes.stages)
-        before = lax.rem(lax.max(step - 1, 0), self.sizes.stages)
+        before = lax.rem(lax.max(step - 1, begin), self.sizes.stages)
         dk, dv, ds = carry
         interpret, dtype = self.problem.interpret, self.q_smem.dtype
         zero = tiles.zeros((ROWS, self.sizes.tile), TILE)
-        query = self.walk[step][1] * self.sizes.tile
 
         def scores(s_ref: Any, dk_ref: Any, p_ref: Any) -> None:
             q_smem = tiles.transposed(self.q_smem.at[slot])
@@ -255,11 +285,14 @@ class _Keys:
             # Before the first step ds is 0, and so is what it adds.
             tiles.accumulate(dk_ref, ds, self.q_smem.at[before], interpret)
             s = tiles.finished(s_ref, 1, interpret)
-            p_ref[...] = self._weights(s, query if masked else None, slot)
+            s = s if mask is None else mask(s, step)
+            lse = plgpu.load(self.lse_smem.at[slot], layout=COLUMN)
+            factor = self.problem.scale * LOG2_E
+            p_ref[...] = jnp.exp2(s * factor - tiles.along(lse, s.shape, 1))
 
         plgpu.barrier_wait(self.q_full.at[slot])
         _, dk, p = tiles.update(scores, (zero, dk), (zero,), interpret)
-        pl.when(step > 0)(functools.partial(plgpu.barrier_arrive, self.q_empty.at[before]))
+        pl.when(step > begin)(functools.partial(plgpu.barrier_arrive, self.q_empty.at[before]))
         p = lax.optimization_barrier(p)
         p16 = p.astype(dtype)
 
@@ -277,13 +310,9 @@ class _Keys:
         plgpu.barrier_arrive(self.do_empty.at[slot])
         return dk, dv, lax.optimization_barrier(ds).astype(dtype)
 
-    def _weights(self, s: jax.Array, query: Any, slot: Any) -> jax.Array:
-        """`query` is the place of the tile's first, None where every query sees every key."""
-        if query is not None:
-            start = None
-            if self.start_smem is not None:
-                start = plgpu.load(self.start_smem.at[slot], layout=COLUMN)
-            s = tiles.hide(s, query, self.row, self.problem, start, query_axis=1)
-        lse = plgpu.load(self.lse_smem.at[slot], layout=COLUMN)
-        factor = self.problem.scale * LOG2_E
-        return jnp.exp2(s * factor - tiles.along(lse, s.shape, 1))
+    def _mask(self, s: jax.Array, step: Any, inner: bool = False) -> jax.Array:
+        query, start = self.walk[step][1] * self.sizes.tile, None
+        if self.start_smem is not None:
+            slot = lax.rem(step, self.sizes.stages)
+            start = plgpu.load(self.start_smem.at[slot], layout=COLUMN)
+        return tiles.hide(s, query, self.row, self.problem, start, query_axis=1, inner=inner)

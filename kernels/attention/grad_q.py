@@ -100,7 +100,7 @@ def _query_block(
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
-        plgpu.set_max_registers(24, action="decrease")
+        plgpu.set_max_registers(tiles.MEMORY_REGISTERS, action="decrease")
         place = (own.batch, pl.ds(own.base, sizes.owned), own_head)
         for ref, name in ((out_ref, "out"), (do_ref, "do"), (q_ref, "q")):
             plgpu.copy_gmem_to_smem(ref.at[place], shared[f"{name}_smem"], shared["own_full"])
@@ -170,7 +170,7 @@ class _Queries:
     def gradient(self) -> jax.Array:
         begin = self.block.stop - self.own.stop
         end = begin + self.own.count
-        tiles.pass_by(0, begin, self)
+        self._pass_by(0, begin)
         carry = self._first_step(begin)
         diagonal, plain = spans.step_kinds(self.row, self.own, self.sizes.tile, self.problem)
         for first, last, mask in (
@@ -186,8 +186,12 @@ class _Queries:
         slot = lax.rem(end - 1, self.sizes.stages)
         dq = tiles.added(dq, ds, self.k_smem.at[slot], self.problem.interpret)
         plgpu.barrier_arrive(self.k_empty.at[slot])
-        tiles.pass_by(end, self.block.count, self)
+        self._pass_by(end, self.block.count)
         return dq * self.problem.scale
+
+    def _pass_by(self, first: Any, stop: Any) -> None:
+        barriers = [(self.k_full, self.k_empty), (self.v_full, self.v_empty)]
+        tiles.pass_by(first, stop, barriers, self.sizes.stages)
 
     def _first_step(self, step: Any) -> tuple[jax.Array, jax.Array]:
         slot = lax.rem(step, self.sizes.stages)

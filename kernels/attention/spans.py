@@ -30,18 +30,24 @@ def extremes(x_BT: jax.Array | None, size: int) -> tuple[jax.Array | None, jax.A
     return x_BIT.min(axis=-1), x_BIT.max(axis=-1)
 
 
-def last_queries(start_BT: jax.Array | None, keys: int, blocks: int) -> jax.Array | None:
-    """Per block of keys, the place after the last query that sees one of them: BI."""
+def queries_of_keys(
+    start_BT: jax.Array | None, blocks: int
+) -> tuple[jax.Array | None, jax.Array | None]:
+    """Per 64 keys, BI of `blocks`: the first query whose document starts after the first of them,
+    and the place after the last query that sees one of them."""
     if start_BT is None:
-        return None
+        return None, None
     B, T = start_BT.shape
-    # The last query whose document starts at s, then the last whose document starts by s.
-    until_BS = jnp.zeros((B, max(T, keys * blocks)), jnp.int32)
-    until_BS = until_BS.at[jnp.arange(B)[:, None], start_BT].max(
-        jnp.arange(1, T + 1, dtype=jnp.int32)[None]
-    )
+    size, row_B1 = max(T, blocks * ROWS) + 1, jnp.arange(B)[:, None]
+    place_1T = jnp.arange(T, dtype=jnp.int32)[None]
+    # The first query whose document starts at s, then the first whose starts at s or after it.
+    after_BS = jnp.full((B, size), T, jnp.int32).at[row_B1, start_BT].min(place_1T)
+    after_BS = lax.cummin(after_BS, axis=1, reverse=True)
+    # The last query whose document starts at s, then the last whose starts by s.
+    until_BS = jnp.zeros((B, size), jnp.int32).at[row_B1, start_BT].max(place_1T + 1)
     until_BS = lax.cummax(until_BS, axis=1)
-    return until_BS[:, keys - 1 : keys * blocks : keys]
+    stop = blocks * ROWS
+    return after_BS[:, 1 : stop + 1 : ROWS], until_BS[:, ROWS - 1 : stop : ROWS]
 
 
 @dataclasses.dataclass(frozen=True)

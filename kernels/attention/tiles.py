@@ -19,6 +19,7 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 LOG2_E = math.log2(math.e)
 ROWS = 64  # of one warpgroup's matrix instruction
+MEMORY_REGISTERS = 32  # a thread's, in the warpgroup that only brings memory
 TILE = plgpu.Layout.WGMMA
 ROW = TILE.reduce(1)
 COLUMN = TILE.reduce(0)
@@ -160,8 +161,8 @@ def product(a_ref: Any, b_ref: Any, interpret: bool) -> jax.Array:
 
 
 def registers(warpgroups: int) -> int:
-    """A thread's registers in a warpgroup that computes, beside one that needs only 24."""
-    return min(240, (512 - 24) // warpgroups // 8 * 8)
+    """A thread's registers in a warpgroup that computes, beside the one that brings memory."""
+    return min(240, (512 - MEMORY_REGISTERS) // warpgroups // 8 * 8)
 
 
 def load_rows(ref: Any, batch: Any, first: Any) -> jax.Array:
@@ -187,13 +188,14 @@ def bring_keys(k_ref: Any, v_ref: Any, seen: Any, begun: Any, shared: dict[str, 
             plgpu.copy_gmem_to_smem(ref.at[tile], smem.at[slot], full.at[slot])
 
 
-def pass_by(steps: Any, stop: Any, shared: Any) -> None:
-    """Steps [`steps`, `stop`) have tiles that a warpgroup sees nothing of."""
+def pass_by(first: Any, stop: Any, barriers: list[tuple[Any, Any]], stages: int) -> None:
+    """Steps [first, stop) have tiles of which a warpgroup needs nothing; `barriers` are pairs of
+    those that say full and empty."""
 
-    @pl.loop(steps, stop)
+    @pl.loop(first, stop)
     def _pass(step: jax.Array) -> None:
-        slot = lax.rem(step, shared.k_smem.shape[0])
-        for full, empty in ((shared.k_full, shared.k_empty), (shared.v_full, shared.v_empty)):
+        slot = lax.rem(step, stages)
+        for full, empty in barriers:
             plgpu.barrier_wait(full.at[slot])
             plgpu.barrier_arrive(empty.at[slot])
 
