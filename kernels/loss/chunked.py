@@ -34,7 +34,6 @@ from kernels.devices import alike
 from kernels.loss.exponentials import exponentials, log_normalisers
 from kernels.loss.partition import partitioned_gradients, partitioned_scores
 
-LOGIT_PARTS = 2  # of a chunk without the kernel: only one part's logits are in memory at a time
 _FURTHEST = 60.0  # nats between shift and z: e^60 times any sum of ours is far below 3e38
 _SMALLEST = 1e-3  # share of others than the target that a safe shift takes for what it is
 
@@ -224,17 +223,9 @@ def _powers_by_logits(
     x_CD: jax.Array, head_VD: jax.Array, shift_C: jax.Array, targets_C: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """As `exponentials`, in one pass over the logits: no maximum is looked for before."""
-
-    def of_part(part: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-        x_CD, shift_C, targets_C = part
-        powers_CV = jnp.exp(_logits(x_CD, head_VD) - shift_C[:, None])
-        powers_CV = jnp.where(_is_target(targets_C, powers_CV), 0, powers_CV)
-        return powers_CV.astype(x_CD.dtype), jnp.sum(powers_CV, axis=-1)
-
-    part_size = -(-len(x_CD) // LOGIT_PARTS)
-    found = jax.lax.map(of_part, _cut(part_size, x_CD, shift_C, targets_C))
-    powers_CV, rest_C = _glue(len(x_CD), *found)
-    return powers_CV, rest_C
+    powers_CV = jnp.exp(_logits(x_CD, head_VD) - shift_C[:, None])
+    powers_CV = jnp.where(_is_target(targets_C, powers_CV), 0, powers_CV)
+    return powers_CV.astype(x_CD.dtype), jnp.sum(powers_CV, axis=-1)
 
 
 def _is_target(targets_C: jax.Array, logits_CV: jax.Array) -> jax.Array:

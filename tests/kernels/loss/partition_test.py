@@ -20,7 +20,7 @@ BY_TOKENS = """
     def step(x, weight, targets, weights):
         # Three chunks of four tokens on each device.
         loss = lambda x, weight: linear_cross_entropy(
-            x, weight, targets, weights, max_bytes=4 * 40 * 6, impl="xla"
+            x, weight, targets, weights, max_bytes=4 * 40 * 8, impl="xla"
         )[0]
         loss, grads = jax.value_and_grad(loss, (0, 1))(x, weight)
         return (jax.lax.psum(loss, "data") if way == "shard_map" else loss), *grads
@@ -55,7 +55,7 @@ HOWEVER_CUT = """
     def ours(x, weight, targets, weights):
         # Chunks of four tokens.
         return linear_cross_entropy(
-            x, weight, targets, weights, z_loss=0.1, max_bytes=4 * 40 * 6, impl="xla"
+            x, weight, targets, weights, z_loss=0.1, max_bytes=4 * 40 * 8, impl="xla"
         )
 
     def plain(x, weight, targets, weights):
