@@ -98,7 +98,7 @@ def _block(
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
-        plgpu.set_max_registers(tiles.MEMORY_REGISTERS, action="decrease")
+        plgpu.set_max_registers(24, action="decrease")
         seen = own.seen()
 
         @pl.loop(0, turns)

@@ -158,7 +158,7 @@ def _key_block(
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
-        plgpu.set_max_registers(tiles.MEMORY_REGISTERS, action="decrease")
+        plgpu.set_max_registers(24, action="decrease")
         own = pl.ds(base, sizes.owned)
         for ref, smem in ((k_ref, shared["k_smem"]), (v_ref, shared["v_smem"])):
             plgpu.copy_gmem_to_smem(ref.at[batch, own, head], smem, shared["own_full"])

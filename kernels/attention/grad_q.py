@@ -100,7 +100,7 @@ def _query_block(
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
-        plgpu.set_max_registers(tiles.MEMORY_REGISTERS, action="decrease")
+        plgpu.set_max_registers(24, action="decrease")
         place = (own.batch, pl.ds(own.base, sizes.owned), own_head)
         for ref, name in ((out_ref, "out"), (do_ref, "do"), (q_ref, "q")):
             plgpu.copy_gmem_to_smem(ref.at[place], shared[f"{name}_smem"], shared["own_full"])

@@ -19,7 +19,6 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 LOG2_E = math.log2(math.e)
 ROWS = 64  # of one warpgroup's matrix instruction
-MEMORY_REGISTERS = 32  # a thread's, in the warpgroup that only brings memory
 TILE = plgpu.Layout.WGMMA
 ROW = TILE.reduce(1)
 COLUMN = TILE.reduce(0)
@@ -161,8 +160,12 @@ def product(a_ref: Any, b_ref: Any, interpret: bool) -> jax.Array:
 
 
 def registers(warpgroups: int) -> int:
-    """A thread's registers in a warpgroup that computes, beside the one that brings memory."""
-    return min(240, (512 - MEMORY_REGISTERS) // warpgroups // 8 * 8)
+    """A thread's registers in a warpgroup that computes, beside one that needs only 24.
+
+    A block is given as many for each of its threads, two warpgroups and one 168: with more for the
+    one, the others would wait for theirs for ever.
+    """
+    return min(240, (512 - 24) // warpgroups // 8 * 8)
 
 
 def load_rows(ref: Any, batch: Any, first: Any) -> jax.Array:

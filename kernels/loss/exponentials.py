@@ -148,8 +148,9 @@ def _kernel(
                 shift = None if shift_gmem is None else per_row(shift_gmem)
                 has_target = hits_gmem[2 * row + half, column] > 0
                 targets = per_row(targets_gmem) - column * COLUMNS
-                powers, of_rows = pl.run_scoped(
-                    functools.partial(_exponentiate, run_pipeline, shift, has_target, targets),
+                dtype = None if powers_gmem is None else powers_gmem.dtype
+                of_rows, *powers = pl.run_scoped(
+                    functools.partial(_finish, run_pipeline, has_target, targets, shift, dtype),
                     plgpu.ACC((HALF, COLUMNS), jnp.float32),
                 )
                 plgpu.wait_smem_to_gmem(0, wait_read_only=True)
@@ -160,7 +161,7 @@ def _kernel(
                 )
                 if powers_gmem is not None:
                     _store(
-                        powers.astype(powers_gmem.dtype),
+                        *powers,
                         stored_smem.at[half],
                         powers_gmem.at[rows, columns].at[half_rows],
                     )
@@ -172,24 +173,33 @@ def _kernel(
         plgpu.wait_smem_to_gmem(0)
 
 
-def _exponentiate(
+def _finish(
     run_pipeline: Any,
-    shift: jax.Array | None,
     has_target: jax.Array,
     targets: jax.Array,
+    shift: jax.Array | None,
+    dtype: Any,
     logits_ref: Any,
-) -> tuple[jax.Array, jax.Array]:
-    """Of a tile, less its targets, the exponentials and each row's sum; without a shift each row's
-    log-normaliser.
+) -> tuple[jax.Array, ...]:
+    """Of a tile, less its targets, each row's log-normaliser; with a shift each row's sum of
+    exponentials, and these in `dtype`.
 
     In base 2, for which there is an instruction.
     """
     run_pipeline(logits_ref)
-    logits = jax.lax.cond(has_target, _without, lambda x, _: x, logits_ref[...] * _LOG2_E, targets)
-    top = logits.max(axis=1) if shift is None else shift * _LOG2_E
-    powers = jnp.exp2(logits - jax.lax.broadcast_in_dim(top, logits.shape, [0]))
-    total = powers.sum(axis=1)
-    return powers, (top + jnp.log2(total)) * math.log(2) if shift is None else total
+    logits = logits_ref[...]
+
+    def of(logits: jax.Array) -> tuple[jax.Array, ...]:
+        logits = logits * _LOG2_E
+        top = logits.max(axis=1) if shift is None else shift * _LOG2_E
+        powers = jnp.exp2(logits - jax.lax.broadcast_in_dim(top, logits.shape, [0]))
+        total = powers.sum(axis=1)
+        if shift is None:
+            return ((top + jnp.log2(total)) * math.log(2),)
+        return total, powers.astype(dtype)
+
+    # Most tiles have none, and pay nothing for those that have.
+    return jax.lax.cond(has_target, lambda: of(_without(logits, targets)), lambda: of(logits))
 
 
 def _without(logits: jax.Array, targets: jax.Array) -> jax.Array:
