@@ -26,7 +26,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.attention import spans, tiles
-from kernels.attention.tiles import LOG2_E, ROW, ROWS, TILE, Problem
+from kernels.attention.tiles import LOG2_E, ROW, ROWS, TILE, Mask, Problem
 from kernels.attention.tuning import ForwardSizes
 
 
@@ -41,34 +41,25 @@ def forward(
 ) -> tuple[jax.Array, jax.Array]:
     """The output BTNH and the log-sum-exp BNT in base 2, its T rounded up to whole blocks."""
     B, T, N, H = q_BTNH.shape
+    if start_BT is None:
+        sizes = dataclasses.replace(sizes, heads=1)
     blocks, slots = pl.cdiv(T, sizes.queries), min(sizes.heads, 2)
-    kv = tiles.smem((sizes.stages, sizes.keys, H), k_BSKH.dtype)
-    full = plgpu.Barrier(num_barriers=sizes.stages)
-    empty = plgpu.Barrier(num_arrivals=sizes.warpgroups, num_barriers=sizes.stages)
-    kernel = plgpu.kernel(
+    kernel = tiles.kernel(
         functools.partial(_block, problem=problem, sizes=sizes),
-        out_type=[
+        "forward",
+        [
             jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype),
             jax.ShapeDtypeStruct((B, N, blocks * sizes.queries), jnp.float32),
         ],
-        scratch_types=dict(
+        (blocks, B, pl.cdiv(N, sizes.heads)),
+        sizes.warpgroups,
+        dict(
             q_smem=tiles.smem((slots, sizes.queries, H), q_BTNH.dtype),
-            k_smem=kv,
-            v_smem=kv,
             lse_smem=plgpu.SMEM((sizes.queries,), jnp.float32),
             q_full=plgpu.Barrier(num_barriers=slots),
             q_empty=plgpu.Barrier(num_arrivals=sizes.warpgroups, num_barriers=slots),
-            k_full=full,
-            v_full=full,
-            k_empty=empty,
-            v_empty=empty,
+            **tiles.slots_of_keys((sizes.stages, sizes.keys, H), k_BSKH.dtype, sizes.warpgroups),
         ),
-        grid=(blocks, B, pl.cdiv(N, sizes.heads)),
-        grid_names=("block", "batch", "heads"),
-        num_threads=sizes.warpgroups + 1,
-        thread_name="warpgroup",
-        kernel_name="attention_forward",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
     )
     start_BT = spans.whole_blocks(start_BT, sizes.queries)
     low_BI, high_BI = spans.extremes(start_BT, ROWS)
@@ -92,9 +83,8 @@ def _block(
 ) -> None:
     own = spans.queries_of_block(sizes.warpgroups, sizes.keys, problem, low_ref, high_ref)
     warpgroup = lax.axis_index("warpgroup")
-    heads, first_head = q_ref.shape[2], lax.axis_index("heads") * sizes.heads
-    turns = lax.min(heads - first_head, sizes.heads)
-    slots = min(sizes.heads, 2)
+    heads, first_head = q_ref.shape[2], lax.axis_index("head") * sizes.heads
+    turns, slots = lax.min(heads - first_head, sizes.heads), shared["q_smem"].shape[0]
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
@@ -109,7 +99,7 @@ def _block(
             q_own = q_ref.at[own.batch, pl.ds(own.base, sizes.queries), head]
             plgpu.copy_gmem_to_smem(q_own, shared["q_smem"].at[slot], shared["q_full"].at[slot])
             k_ref, v_ref = (x.at[own.batch, :, kv_head] for x in (k_all, v_all))
-            tiles.bring_keys(k_ref, v_ref, seen, turn * seen.count, shared)
+            tiles.bring_keys(k_ref, v_ref, seen.stop, seen.count, turn * seen.count, shared)
 
         tiles.drain([shared["k_empty"], shared["v_empty"]], turns * seen.count, sizes.stages)
         tiles.drain([shared["q_empty"]], turns, slots)
@@ -119,29 +109,26 @@ def _block(
         plgpu.set_max_registers(tiles.registers(sizes.warpgroups), action="increase")
         row = own.row(warpgroup)
         start = None if start_ref is None else tiles.load_rows(start_ref, (own.batch,), row)
-        rows = pl.ds(warpgroup * ROWS, ROWS)
-        lse_smem = shared["lse_smem"].at[rows]
-        queries = _Queries(
-            row=row, start=start, own=own.seen_by(warpgroup), block=own.seen(),
-            problem=problem, sizes=sizes, q_smem=None,
-            **{name: shared[name] for name in (
-                "k_smem", "v_smem", "k_full", "v_full", "k_empty", "v_empty",
-            )},
-        )  # fmt: skip
+        seen, own_seen, rows = own.seen(), own.seen_by(warpgroup), pl.ds(warpgroup * ROWS, ROWS)
+        q_smem, lse_smem = shared["q_smem"], shared["lse_smem"].at[rows]
+        slots_of_keys = {name: x for name, x in shared.items() if name[0] in "kv"}
 
         @pl.loop(0, turns)
         def _turn(turn: jax.Array) -> None:
             head, slot = first_head + turn, lax.rem(turn, slots)
-            q_smem = shared["q_smem"].at[slot].at[rows]
+            queries = _Queries(
+                row=row, start=start, own=own_seen, block=seen, begun=turn * seen.count,
+                problem=problem, sizes=sizes, q_smem=q_smem.at[slot].at[rows], **slots_of_keys,
+            )  # fmt: skip
             plgpu.barrier_wait(shared["q_full"].at[slot])
-            out, lse = dataclasses.replace(
-                queries, q_smem=q_smem, begun=turn * queries.block.count
-            ).attend()
-            q_smem[...] = out.astype(out_ref.dtype)
+            out, lse = queries.attend()
+            # Through the shared memory that held the queries.
+            queries.q_smem[...] = out.astype(out_ref.dtype)
             lse_smem[...] = lse
             plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(q_smem, out_ref.at[own.batch, pl.ds(row, ROWS), head])
-            plgpu.copy_smem_to_gmem(lse_smem, lse_ref.at[own.batch, head, pl.ds(row, ROWS)])
+            place = pl.ds(row, ROWS)
+            plgpu.copy_smem_to_gmem(queries.q_smem, out_ref.at[own.batch, place, head])
+            plgpu.copy_smem_to_gmem(lse_smem, lse_ref.at[own.batch, head, place])
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
             plgpu.barrier_arrive(shared["q_empty"].at[slot])
 
@@ -150,12 +137,13 @@ def _block(
 
 @dataclasses.dataclass(frozen=True)
 class _Queries:
-    """One warpgroup's 64 queries, and the tiles [first, stop) of keys that its block sees."""
+    """One warpgroup's 64 queries of a head."""
 
     row: Any  # place of the first query
     start: Any  # per query, the first key of its document; None without documents
     own: spans.Span
-    block: spans.Span
+    block: spans.Span  # which its block goes through
+    begun: Any  # steps of other heads
     problem: Problem
     sizes: ForwardSizes
     q_smem: Any
@@ -165,31 +153,21 @@ class _Queries:
     v_full: Any
     k_empty: Any
     v_empty: Any
-    begun: Any = 0
 
     def attend(self) -> tuple[jax.Array, jax.Array]:
         """The output and the log-sum-exp of the queries."""
         begin = self.begun + self.block.stop - self.own.stop
-        end = begin + self.own.count
         self._pass_by(self.begun, begin)
-        carry = self._first_step(begin)
-        diagonal, plain = spans.step_kinds(self.row, self.own, self.sizes.keys, self.problem)
-        for first, last, mask in (
-            (1, diagonal, self._mask),
-            (diagonal, plain, None),
-            (plain, self.own.count, functools.partial(self._mask, inner=True)),
-        ):
-            if mask is not None and first is plain and self.start is None:
-                continue
-            step = functools.partial(self._step, mask=mask)
-            carry = lax.fori_loop(begin + first, begin + last, step, carry)
-        out = self._finish(end - 1, *carry)
+        phases = spans.phases(self.row, self.own, begin, self.sizes.keys, self.problem)
+        carry = tiles.go_through(self._step, phases, self._first_step(begin))
+        end = begin + self.own.count
+        out, lse = self._finish(end - 1, *carry)
         self._pass_by(end, self.begun + self.block.count)
-        return out
+        return out, lse
 
     def _pass_by(self, first: Any, stop: Any) -> None:
-        barriers = [(self.k_full, self.k_empty), (self.v_full, self.v_empty)]
-        tiles.pass_by(first, stop, barriers, self.sizes.stages)
+        pairs = (self.k_full, self.k_empty), (self.v_full, self.v_empty)
+        tiles.pass_by(first, stop, *pairs, stages=self.sizes.stages)
 
     def _first_step(self, step: Any) -> tuple[jax.Array, ...]:
         slot = lax.rem(step, self.sizes.stages)
@@ -198,11 +176,15 @@ class _Queries:
         s = tiles.product(self.q_smem, k_smem, self.problem.interpret)
         plgpu.barrier_arrive(self.k_empty.at[slot])
         m = plgpu.layout_cast(jnp.full((ROWS,), -jnp.inf, jnp.float32), ROW)
-        p, m, total = self._soften(self._mask(s, step), m, tiles.zeros((ROWS,), ROW), True)
+        p, m, total = self._soften(
+            self._hide(s, step, Mask.ALL), m, tiles.zeros((ROWS,), ROW), True
+        )
         o = tiles.zeros((ROWS, self.v_smem.shape[-1]), TILE)
         return o, m, total, p.astype(self.v_smem.dtype)
 
-    def _step(self, step: Any, carry: tuple[jax.Array, ...], mask: Any) -> tuple[jax.Array, ...]:
+    def _step(
+        self, step: Any, carry: tuple[jax.Array, ...], mask: Mask | None
+    ) -> tuple[jax.Array, ...]:
         """Adds the values of the tile before, while it weighs the keys of this one."""
         slot, before = lax.rem(step, self.sizes.stages), lax.rem(step - 1, self.sizes.stages)
         o, m, total, p = carry
@@ -214,7 +196,7 @@ class _Queries:
             tiles.accumulate(o_ref, p, self.v_smem.at[before], interpret)
             s = tiles.finished(s_ref, 1, interpret)
             plgpu.barrier_arrive(self.k_empty.at[slot])
-            s = mask(s, step) if masked else s
+            s = s if mask is None else self._hide(s, step, mask)
             p_ref[...], m_ref[...], l_ref[...] = self._soften(s, m, total, masked)
 
         # All waiting is over before the first product starts: between products it would stop them.
@@ -237,9 +219,9 @@ class _Queries:
         plgpu.barrier_arrive(self.v_empty.at[slot])
         return o * tiles.along(1 / total, o.shape, 0), m + jnp.log(total) * LOG2_E
 
-    def _mask(self, s: jax.Array, step: Any, inner: bool = False) -> jax.Array:
+    def _hide(self, s: jax.Array, step: Any, mask: Mask) -> jax.Array:
         first = (self.block.stop - 1 - (step - self.begun)) * self.sizes.keys
-        return tiles.hide(s, self.row, first, self.problem, self.start, inner=inner)
+        return tiles.hide(s, self.row, first, self.problem, self.start, mask)
 
     def _soften(
         self, s: jax.Array, m: jax.Array, total: jax.Array, masked: bool

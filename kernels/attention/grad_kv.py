@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.attention import spans, tiles
-from kernels.attention.tiles import COLUMN, LOG2_E, ROWS, TILE, Problem
+from kernels.attention.tiles import COLUMN, LOG2_E, ROWS, TILE, Mask, Problem
 from kernels.attention.tuning import BackwardSizes
 
 
@@ -45,10 +45,13 @@ def grad_kv(
         start_smem["start_smem"] = plgpu.SMEM((sizes.stages, sizes.tile), jnp.int32)
     arrivals = 2 + len(start_smem)
     empty = plgpu.Barrier(num_arrivals=sizes.warpgroups, num_barriers=sizes.stages)
-    kernel = plgpu.kernel(
+    kernel = tiles.kernel(
         functools.partial(_key_block, problem=problem, sizes=sizes),
-        out_type=[jax.ShapeDtypeStruct(k_BSKH.shape, k_BSKH.dtype)] * 2,
-        scratch_types=dict(
+        "grad_kv",
+        [jax.ShapeDtypeStruct(k_BSKH.shape, k_BSKH.dtype)] * 2,
+        (blocks, B, K),
+        sizes.warpgroups,
+        dict(
             k_smem=own,
             v_smem=own,
             q_smem=tile,
@@ -62,12 +65,6 @@ def grad_kv(
             do_empty=empty,
             **start_smem,
         ),
-        grid=(blocks, B, K),
-        grid_names=("block", "batch", "head"),
-        num_threads=sizes.warpgroups + 1,
-        thread_name="warpgroup",
-        kernel_name="attention_grad_kv",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
     )
     after_BI, until_BI = spans.queries_of_keys(start_BT, blocks * sizes.warpgroups)
     start_BT = spans.whole_blocks(start_BT, sizes.tile)
@@ -103,22 +100,37 @@ class _Seen:
 
     first: Any
     diagonal: Any  # before it there are queries before some of the keys
-    hidden: Any  # from it on there may be queries of later documents
+    hidden: Any  # from it on there may be queries of later documents; None without documents
     stop: Any
+
+    def phases(self, walk: _Walk) -> list[tuple[Any, Any, Mask | None]]:
+        """Steps of `walk` and what mask they need."""
+        hidden = self.stop if self.hidden is None else self.hidden
+        first, diagonal, hidden, stop = map(
+            walk.until, (self.first, self.diagonal, hidden, self.stop)
+        )
+        found: list[tuple[Any, Any, Mask | None]] = [
+            (first, diagonal, Mask.ALL),
+            (diagonal, hidden, None),
+        ]
+        if self.hidden is not None:
+            found.append((hidden, stop, Mask.DOCUMENTS))
+        return found
 
 
 def _seen(
     row: Any, keys: int, queries: int, tile: int, problem: Problem, after: Any, until: Any
 ) -> _Seen:
-    """Of `keys` keys from `row` on; `after` and `until` as `spans.queries_of_keys` has them."""
+    """By queries, of `keys` keys from `row` on; `after` and `until` as `spans.queries_of_keys` has
+    them, None without documents."""
     stop: Any = jnp.int32(pl.cdiv(queries, tile))
     if not problem.causal:
-        return _Seen(0, 0, stop, stop)
+        return _Seen(0, 0, None, stop)
     if until is not None:
         stop = lax.min(stop, pl.cdiv(until, tile))
     first = lax.min(lax.div(row, tile), stop)
     diagonal = lax.min(pl.cdiv(row + keys - 1, tile), stop)
-    hidden = stop if after is None else lax.clamp(diagonal, lax.div(after, tile), stop)
+    hidden = None if after is None else lax.clamp(diagonal, lax.div(after, tile), stop)
     return _Seen(first, diagonal, hidden, stop)
 
 
@@ -153,8 +165,9 @@ def _key_block(
         row = (index + warpgroup) * ROWS
         return _seen(row, keys, q_all.shape[1], sizes.tile, problem, after, until)
 
-    by_all = seen(sizes.owned, 0, sizes.warpgroups - 1)
-    walk = _Walk(by_all.first, by_all.stop, group)
+    def walk_of_block() -> _Walk:
+        by_all = seen(sizes.owned, 0, sizes.warpgroups - 1)
+        return _Walk(by_all.first, by_all.stop, group)
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
@@ -165,7 +178,7 @@ def _key_block(
         _bring_queries(
             q_all.at[batch], do_all.at[batch], lse_all.at[batch], delta_all.at[batch],
             None if start_all is None else start_all.at[batch],
-            head * group, walk, sizes, shared,
+            head * group, walk_of_block(), sizes, shared,
         )  # fmt: skip
 
     @pl.when(warpgroup < sizes.warpgroups)
@@ -174,8 +187,10 @@ def _key_block(
         row = base + warpgroup * ROWS
         own = pl.ds(warpgroup * ROWS, ROWS)
         mine = shared | {name: shared[name].at[own] for name in ("k_smem", "v_smem")}
-        own_seen = seen(ROWS, warpgroup, warpgroup)
-        keys = _Keys(row=row, walk=walk, seen=own_seen, problem=problem, sizes=sizes, **mine)
+        keys = _Keys(
+            row=row, walk=walk_of_block(), seen=seen(ROWS, warpgroup, warpgroup),
+            problem=problem, sizes=sizes, **mine,
+        )  # fmt: skip
         for x, smem, ref in zip(
             keys.gradients(), (mine["k_smem"], mine["v_smem"]), (dk_ref, dv_ref), strict=True
         ):
@@ -243,34 +258,26 @@ class _Keys:
         plgpu.barrier_wait(self.own_full)
         zero = tiles.zeros(self.k_smem.shape, TILE)
         nothing = tiles.zeros((ROWS, self.sizes.tile), TILE).astype(self.q_smem.dtype)
-        seen, until = self.seen, self.walk.until
-        self._pass_by(0, until(seen.first))
-        carry = zero, zero, nothing
-        for first, stop, mask in (
-            (seen.first, seen.diagonal, self._mask),
-            (seen.diagonal, seen.hidden, None),
-            (seen.hidden, seen.stop, functools.partial(self._mask, inner=True)),
-        ):
-            if first is not stop:
-                step = functools.partial(self._step, mask=mask)
-                carry = lax.fori_loop(until(first), until(stop), step, carry)
-        dk, dv, ds = carry
+        begin, end = self.walk.until(self.seen.first), self.walk.until(self.seen.stop)
+        self._pass_by(0, begin)
+        phases = self.seen.phases(self.walk)
+        dk, dv, ds = tiles.go_through(self._step, phases, (zero, zero, nothing))
 
         def last() -> jax.Array:
-            slot = lax.rem(until(seen.stop) - 1, self.sizes.stages)
+            slot = lax.rem(end - 1, self.sizes.stages)
             out = tiles.added(dk, ds, self.q_smem.at[slot], self.problem.interpret)
             plgpu.barrier_arrive(self.q_empty.at[slot])
             return out
 
-        dk = lax.cond(seen.stop > seen.first, last, lambda: dk)
-        self._pass_by(until(seen.stop), self.walk.count)
+        dk = lax.cond(end > begin, last, lambda: dk)
+        self._pass_by(end, self.walk.count)
         return dk * self.problem.scale, dv
 
     def _pass_by(self, first: Any, stop: Any) -> None:
-        barriers = [(self.q_full, self.q_empty), (self.do_full, self.do_empty)]
-        tiles.pass_by(first, stop, barriers, self.sizes.stages)
+        pairs = (self.q_full, self.q_empty), (self.do_full, self.do_empty)
+        tiles.pass_by(first, stop, *pairs, stages=self.sizes.stages)
 
-    def _step(self, step: Any, carry: tuple[jax.Array, ...], mask: Any) -> Any:
+    def _step(self, step: Any, carry: tuple[jax.Array, ...], mask: Mask | None) -> Any:
         """Adds the tile before to dk and this one to dv, and computes ds of this one."""
         begin = self.walk.until(self.seen.first)
         slot = lax.rem(step, self.sizes.stages)
@@ -285,7 +292,7 @@ class _Keys:
             # Before the first step ds is 0, and so is what it adds.
             tiles.accumulate(dk_ref, ds, self.q_smem.at[before], interpret)
             s = tiles.finished(s_ref, 1, interpret)
-            s = s if mask is None else mask(s, step)
+            s = s if mask is None else self._hide(s, step, mask)
             lse = plgpu.load(self.lse_smem.at[slot], layout=COLUMN)
             factor = self.problem.scale * LOG2_E
             p_ref[...] = jnp.exp2(s * factor - tiles.along(lse, s.shape, 1))
@@ -310,9 +317,9 @@ class _Keys:
         plgpu.barrier_arrive(self.do_empty.at[slot])
         return dk, dv, lax.optimization_barrier(ds).astype(dtype)
 
-    def _mask(self, s: jax.Array, step: Any, inner: bool = False) -> jax.Array:
+    def _hide(self, s: jax.Array, step: Any, mask: Mask) -> jax.Array:
         query, start = self.walk[step][1] * self.sizes.tile, None
         if self.start_smem is not None:
             slot = lax.rem(step, self.sizes.stages)
             start = plgpu.load(self.start_smem.at[slot], layout=COLUMN)
-        return tiles.hide(s, query, self.row, self.problem, start, query_axis=1, inner=inner)
+        return tiles.hide(s, query, self.row, self.problem, start, mask, query_axis=1)

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.attention import spans, tiles
-from kernels.attention.tiles import LOG2_E, ROWS, TILE, Problem
+from kernels.attention.tiles import LOG2_E, ROWS, TILE, Mask, Problem
 from kernels.attention.tuning import BackwardSizes
 
 
@@ -37,34 +37,23 @@ def grad_q(
     B, T, N, H = q_BTNH.shape
     blocks = pl.cdiv(T, sizes.owned)
     own = tiles.smem((sizes.owned, H), q_BTNH.dtype)
-    kv = tiles.smem((sizes.stages, sizes.tile, H), k_BSKH.dtype)
-    full = plgpu.Barrier(num_barriers=sizes.stages)
-    empty = plgpu.Barrier(num_arrivals=sizes.warpgroups, num_barriers=sizes.stages)
-    kernel = plgpu.kernel(
+    kernel = tiles.kernel(
         functools.partial(_query_block, problem=problem, sizes=sizes),
-        out_type=[
+        "grad_q",
+        [
             jax.ShapeDtypeStruct(q_BTNH.shape, q_BTNH.dtype),
             jax.ShapeDtypeStruct((B, N, blocks * sizes.owned), jnp.float32),
         ],
-        scratch_types=dict(
+        (blocks, B, N),
+        sizes.warpgroups,
+        dict(
             q_smem=own,
             do_smem=own,
             out_smem=own,
             delta_smem=plgpu.SMEM((sizes.owned,), jnp.float32),
-            k_smem=kv,
-            v_smem=kv,
             own_full=plgpu.Barrier(num_arrivals=3),
-            k_full=full,
-            v_full=full,
-            k_empty=empty,
-            v_empty=empty,
+            **tiles.slots_of_keys((sizes.stages, sizes.tile, H), k_BSKH.dtype, sizes.warpgroups),
         ),
-        grid=(blocks, B, N),
-        grid_names=("block", "batch", "head"),
-        num_threads=sizes.warpgroups + 1,
-        thread_name="warpgroup",
-        kernel_name="attention_grad_q",
-        compiler_params=plgpu.CompilerParams(approx_math=True),
     )
     start_BT = spans.whole_blocks(start_BT, sizes.owned)
     low_BI, high_BI = spans.extremes(start_BT, ROWS)
@@ -95,18 +84,18 @@ def _query_block(
     **shared: Any,
 ) -> None:
     own = spans.queries_of_block(sizes.warpgroups, sizes.tile, problem, low_ref, high_ref)
-    seen, own_head = own.seen(), lax.axis_index("head")
-    warpgroup = lax.axis_index("warpgroup")
+    warpgroup, own_head = lax.axis_index("warpgroup"), lax.axis_index("head")
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
         plgpu.set_max_registers(24, action="decrease")
+        seen = own.seen()
         place = (own.batch, pl.ds(own.base, sizes.owned), own_head)
         for ref, name in ((out_ref, "out"), (do_ref, "do"), (q_ref, "q")):
             plgpu.copy_gmem_to_smem(ref.at[place], shared[f"{name}_smem"], shared["own_full"])
         kv_head = lax.div(own_head, q_ref.shape[2] // k_all.shape[2])
         k_ref, v_ref = (x.at[own.batch, :, kv_head] for x in (k_all, v_all))
-        tiles.bring_keys(k_ref, v_ref, seen, 0, shared)
+        tiles.bring_keys(k_ref, v_ref, seen.stop, seen.count, 0, shared)
         tiles.drain([shared["k_empty"], shared["v_empty"]], seen.count, sizes.stages)
 
     @pl.when(warpgroup < sizes.warpgroups)
@@ -130,7 +119,7 @@ def _query_block(
             lse=tiles.load_rows(lse_ref, head, row),
             delta=delta,
             start=None if start_ref is None else tiles.load_rows(start_ref, (own.batch,), row),
-            own=own.seen_by(warpgroup), block=seen,
+            own=own.seen_by(warpgroup), block=own.seen(),
             problem=problem, sizes=sizes, **mine,
         )  # fmt: skip
         dq = queries.gradient()
@@ -148,14 +137,14 @@ def _row_sums(out_smem: Any, do_smem: Any) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class _Queries:
-    """One warpgroup's 64 queries, and the tiles [first, stop) of keys that its block sees."""
+    """One warpgroup's 64 queries."""
 
     row: Any  # place of the first query
     lse: Any
     delta: Any
     start: Any  # per query, the first key of its document; None without documents
     own: spans.Span
-    block: spans.Span
+    block: spans.Span  # which its block goes through
     problem: Problem
     sizes: BackwardSizes
     q_smem: Any
@@ -169,20 +158,10 @@ class _Queries:
 
     def gradient(self) -> jax.Array:
         begin = self.block.stop - self.own.stop
-        end = begin + self.own.count
         self._pass_by(0, begin)
-        carry = self._first_step(begin)
-        diagonal, plain = spans.step_kinds(self.row, self.own, self.sizes.tile, self.problem)
-        for first, last, mask in (
-            (1, diagonal, self._mask),
-            (diagonal, plain, None),
-            (plain, self.own.count, functools.partial(self._mask, inner=True)),
-        ):
-            if mask is not None and first is plain and self.start is None:
-                continue
-            step = functools.partial(self._step, mask=mask)
-            carry = lax.fori_loop(begin + first, begin + last, step, carry)
-        dq, ds = carry
+        phases = spans.phases(self.row, self.own, begin, self.sizes.tile, self.problem)
+        dq, ds = tiles.go_through(self._step, phases, self._first_step(begin))
+        end = begin + self.own.count
         slot = lax.rem(end - 1, self.sizes.stages)
         dq = tiles.added(dq, ds, self.k_smem.at[slot], self.problem.interpret)
         plgpu.barrier_arrive(self.k_empty.at[slot])
@@ -190,8 +169,8 @@ class _Queries:
         return dq * self.problem.scale
 
     def _pass_by(self, first: Any, stop: Any) -> None:
-        barriers = [(self.k_full, self.k_empty), (self.v_full, self.v_empty)]
-        tiles.pass_by(first, stop, barriers, self.sizes.stages)
+        pairs = (self.k_full, self.k_empty), (self.v_full, self.v_empty)
+        tiles.pass_by(first, stop, *pairs, stages=self.sizes.stages)
 
     def _first_step(self, step: Any) -> tuple[jax.Array, jax.Array]:
         slot = lax.rem(step, self.sizes.stages)
@@ -202,10 +181,10 @@ class _Queries:
         s = tiles.product(self.q_smem, tiles.transposed(k_smem), interpret)
         dp = tiles.product(self.do_smem, tiles.transposed(v_smem), interpret)
         plgpu.barrier_arrive(self.v_empty.at[slot])
-        ds = self._weights(self._mask(s, step)) * (dp - tiles.along(self.delta, dp.shape, 0))
+        ds = self._weights(s, step, Mask.ALL) * (dp - tiles.along(self.delta, dp.shape, 0))
         return tiles.zeros(self.q_smem.shape, TILE), ds.astype(self.k_smem.dtype)
 
-    def _step(self, step: Any, carry: tuple[jax.Array, jax.Array], mask: Any) -> Any:
+    def _step(self, step: Any, carry: tuple[jax.Array, jax.Array], mask: Mask | None) -> Any:
         """Adds the tile before to dq, while it computes ds of this one."""
         slot, before = lax.rem(step, self.sizes.stages), lax.rem(step - 1, self.sizes.stages)
         dq, ds = carry
@@ -216,8 +195,7 @@ class _Queries:
             tiles.accumulate(s_ref, self.q_smem, tiles.transposed(k_smem), interpret)
             tiles.accumulate(dp_ref, self.do_smem, tiles.transposed(v_smem), interpret)
             tiles.accumulate(dq_ref, ds, self.k_smem.at[before], interpret)
-            s = tiles.finished(s_ref, 2, interpret)
-            p = self._weights(s if mask is None else mask(s, step))
+            p = self._weights(tiles.finished(s_ref, 2, interpret), step, mask)
             dp = tiles.finished(dp_ref, 1, interpret)
             plgpu.barrier_arrive(self.v_empty.at[slot])
             ds_ref[...] = p * (dp - tiles.along(self.delta, dp.shape, 0))
@@ -231,10 +209,9 @@ class _Queries:
         # Rounded only now: the registers of the last tile's gradients were in use until here.
         return dq, lax.optimization_barrier(ds).astype(self.k_smem.dtype)
 
-    def _mask(self, s: jax.Array, step: Any, inner: bool = False) -> jax.Array:
-        first = (self.block.stop - 1 - step) * self.sizes.tile
-        return tiles.hide(s, self.row, first, self.problem, self.start, inner=inner)
-
-    def _weights(self, s: jax.Array) -> jax.Array:
+    def _weights(self, s: jax.Array, step: Any, mask: Mask | None) -> jax.Array:
+        if mask is not None:
+            first = (self.block.stop - 1 - step) * self.sizes.tile
+            s = tiles.hide(s, self.row, first, self.problem, self.start, mask)
         factor = self.problem.scale * LOG2_E
         return jnp.exp2(s * factor - tiles.along(self.lse, s.shape, 0))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from kernels.attention.tiles import ROWS, Problem
+from kernels.attention.tiles import ROWS, Mask, Problem
 
 
 def whole_blocks(x_BT: jax.Array | None, size: int) -> jax.Array | None:
@@ -65,7 +65,11 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """The queries of a block of threads, 64 of them each warpgroup's."""
+    """The queries of a block of threads, 64 of them each warpgroup's.
+
+    Each warpgroup asks for itself what is seen: interpreted on few cores, reads of device memory
+    that come before the warpgroups part can leave them waiting for each other.
+    """
 
     batch: Any
     block: Any
@@ -118,16 +122,21 @@ def queries_of_block(
     return Queries(batch, block, warpgroups, keys, problem, low_ref, high_ref)
 
 
-def step_kinds(row: Any, own: Span, keys: int, problem: Problem) -> tuple[Any, Any]:
-    """Where a mask is needed, counted in steps from tile `own.stop` - 1 down to tile `own.first`.
-
-    Step 0 needs one, [1, diagonal) one of places, [diagonal, plain) none, and the rest one of
-    documents.
-    """
-    if not problem.causal:
-        return 1, own.count
-    diagonal = lax.min(lax.max(own.stop - lax.div(row + 1, keys), 1), own.count)
-    if own.high is None:
-        return diagonal, own.count
-    plain = own.stop - lax.div(own.high + keys - 1, keys)
-    return diagonal, lax.min(lax.max(plain, diagonal), own.count)
+def phases(
+    row: Any, own: Span, begin: Any, keys: int, problem: Problem
+) -> list[tuple[Any, Any, Mask | None]]:
+    """Steps [first, stop) and what mask they need; step `begin` is tile `own.stop` - 1, and is in
+    none of them, as it needs every mask."""
+    diagonal, plain = 1, own.count
+    if problem.causal:
+        diagonal = lax.min(lax.max(own.stop - lax.div(row + 1, keys), 1), own.count)
+    if own.high is not None:
+        plain = own.stop - lax.div(own.high + keys - 1, keys)
+        plain = lax.min(lax.max(plain, diagonal), own.count)
+    found: list[tuple[Any, Any, Mask | None]] = [
+        (begin + 1, begin + diagonal, Mask.ALL),
+        (begin + diagonal, begin + plain, None),
+    ]
+    if own.high is not None:
+        found.append((begin + plain, begin + own.count, Mask.DOCUMENTS))
+    return found

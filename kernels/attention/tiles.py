@@ -5,6 +5,7 @@ Letters in shapes: B batch, T query, S key, N query heads, K key-value heads, H 
 
 import contextlib
 import dataclasses
+import enum
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -32,6 +33,13 @@ class Problem:
     scale: float
     keys: int  # those after are padding
     interpret: bool = False
+
+
+class Mask(enum.Enum):
+    """What hides keys of a tile."""
+
+    ALL = enum.auto()  # the query's place, its document's start, the end of the keys
+    DOCUMENTS = enum.auto()  # starts of documents alone
 
 
 def smem(shape: tuple[int, ...], dtype: Any) -> Any:
@@ -67,21 +75,20 @@ def hide(
     key: Any,
     problem: Problem,
     start: jax.Array | None,
+    mask: Mask,
     query_axis: int = 0,
-    inner: bool = False,
 ) -> jax.Array:
     """Scores with -inf at keys after the query, before its document, and past the end.
 
     `query` and `key` are the places of the tile's first ones, `start` is per query of the tile.
-    `inner` tiles have no key after a query nor past the end.
     """
     key_place = places(s.shape, 1 - query_axis, key)
     conditions = []
-    if problem.causal and not inner:
+    if problem.causal and mask is Mask.ALL:
         conditions.append(key_place <= places(s.shape, query_axis, query))
     if start is not None:
         conditions.append(key_place >= along(start, s.shape, query_axis))
-    if problem.keys % s.shape[1 - query_axis] and not inner:
+    if problem.keys % s.shape[1 - query_axis] and mask is Mask.ALL:
         conditions.append(key_place < problem.keys)
     if not conditions:
         return s
@@ -159,6 +166,33 @@ def product(a_ref: Any, b_ref: Any, interpret: bool) -> jax.Array:
     return pl.run_scoped(body, plgpu.ACC(shape, jnp.float32))
 
 
+def kernel(
+    body: Callable, name: str, outputs: list[Any], grid: tuple, warpgroups: int, scratch: dict
+) -> Callable:
+    """`body` on a grid of (block, batch, head): `warpgroups` that compute and one that brings
+    memory."""
+    return plgpu.kernel(
+        body,
+        out_type=outputs,
+        scratch_types=scratch,
+        grid=grid,
+        grid_names=("block", "batch", "head"),
+        num_threads=warpgroups + 1,
+        thread_name="warpgroup",
+        kernel_name=f"attention_{name}",
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+    )
+
+
+def slots_of_keys(shape: tuple[int, ...], dtype: Any, warpgroups: int) -> dict[str, Any]:
+    """Tiles of keys and values on their way, in slots of `shape` (slots, keys, H), and the barriers
+    that say when a slot is full and when all `warpgroups` have used it."""
+    full = plgpu.Barrier(num_barriers=shape[0])
+    empty = plgpu.Barrier(num_arrivals=warpgroups, num_barriers=shape[0])
+    kinds = {"smem": smem(shape, dtype), "full": full, "empty": empty}
+    return {f"{name}_{kind}": x for name in "kv" for kind, x in kinds.items()}
+
+
 def registers(warpgroups: int) -> int:
     """A thread's registers in a warpgroup that computes, beside one that needs only 24.
 
@@ -173,32 +207,37 @@ def load_rows(ref: Any, batch: Any, first: Any) -> jax.Array:
     return plgpu.load(ref.at[(*batch, pl.ds(first, ROWS))], layout=ROW, optimized=False)
 
 
-def bring_keys(k_ref: Any, v_ref: Any, seen: Any, begun: Any, shared: dict[str, Any]) -> None:
-    """The memory warpgroup's work: the tiles `seen` of a head's keys and values, from the last to
-    the first, after `begun` steps before."""
-    pairs = [
-        (ref, *(shared[f"{name}_{what}"] for what in ("smem", "full", "empty")))
-        for ref, name in ((k_ref, "k"), (v_ref, "v"))
-    ]
+def bring_keys(k_ref: Any, v_ref: Any, stop: Any, steps: Any, begun: Any, shared: dict) -> None:
+    """The memory warpgroup's work: `steps` tiles of a head's keys and values, from the one before
+    `stop` to the first, after the `begun` steps of other heads."""
     stages, keys = shared["k_smem"].shape[:2]
 
-    @pl.loop(0, seen.count)
+    @pl.loop(0, steps)
     def _bring(step: jax.Array) -> None:
-        for ref, smem, full, empty in pairs:
-            until_used(empty, begun + step, stages)
-            tile = pl.ds((seen.stop - 1 - step) * keys, keys)
-            slot = lax.rem(begun + step, stages)
-            plgpu.copy_gmem_to_smem(ref.at[tile], smem.at[slot], full.at[slot])
+        tile, slot = pl.ds((stop - 1 - step) * keys, keys), lax.rem(begun + step, stages)
+        for name, ref in (("k", k_ref), ("v", v_ref)):
+            until_used(shared[f"{name}_empty"], begun + step, stages)
+            full = shared[f"{name}_full"].at[slot]
+            plgpu.copy_gmem_to_smem(ref.at[tile], shared[f"{name}_smem"].at[slot], full)
 
 
-def pass_by(first: Any, stop: Any, barriers: list[tuple[Any, Any]], stages: int) -> None:
-    """Steps [first, stop) have tiles of which a warpgroup needs nothing; `barriers` are pairs of
-    those that say full and empty."""
+def go_through(
+    step: Callable, phases: list[tuple[Any, Any, Mask | None]], carry: Any
+) -> tuple[jax.Array, ...]:
+    """`step(number, carry, mask)` for the steps [first, stop) of each phase, with its mask."""
+    for first, stop, mask in phases:
+        carry = lax.fori_loop(first, stop, functools.partial(step, mask=mask), carry)
+    return carry
+
+
+def pass_by(first: Any, stop: Any, *pairs: tuple[Any, Any], stages: int) -> None:
+    """Steps [first, stop) bring what a warpgroup needs nothing of; `pairs` are the barriers that
+    say full and empty."""
 
     @pl.loop(first, stop)
     def _pass(step: jax.Array) -> None:
         slot = lax.rem(step, stages)
-        for full, empty in barriers:
+        for full, empty in pairs:
             plgpu.barrier_wait(full.at[slot])
             plgpu.barrier_arrive(empty.at[slot])
 

@@ -20,7 +20,7 @@ class ForwardSizes:
     keys: int = 128  # in one tile
     warpgroups: int = 2  # that compute
     stages: int = 2  # tiles of keys in flight
-    heads: int = 1  # that a block goes through in turn
+    heads: int = 1  # of packed rows, whose blocks are short, that one block goes through in turn
 
     @property
     def queries(self) -> int:
