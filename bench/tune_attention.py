@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from apr_jax.files import write_json
-from bench.attention import seconds
+from bench.attention import document_starts, seconds
 from experiments import program
 from kernels.attention.forward import forward
 from kernels.attention.grad_kv import grad_kv
@@ -66,6 +66,14 @@ def best_sizes(B: int, T: int, N: int, K: int, H: int) -> dict[str, dict[str, in
             return jax.jit(lambda *inputs: kernel(*inputs, problem, sizes))
 
         best[name] = dataclasses.asdict(fastest(f"{name}, H = {H}", make, sizes, arrays))
+    start = jnp.asarray(document_starts(B, T))
+
+    def packed(sizes: ForwardSizes) -> Callable:
+        return jax.jit(lambda q, k, v: forward(q, k, v, start, problem, sizes))
+
+    by_heads = [ForwardSizes(**best["forward"] | {"heads": heads}) for heads in (1, 2, 3, 4)]
+    found = fastest(f"forward of packed rows, H = {H}", packed, by_heads, (q, k, v))
+    best["forward"] = dataclasses.asdict(found)
     return best
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kernels.attention.fused import attention_pallas
 from kernels.attention.reference import attention_xla
@@ -33,10 +34,12 @@ def attention(
 
     Args:
       q_BTNH, k_BSKH, v_BSKH: float32, bfloat16 or float16, all three alike.
-      segment_start_BT: int32. For packed rows: the first key of the query's own document, at most
-        the query's own place. Key s is visible to query t iff segment_start[t] <= s <= t.
+      segment_start_BT: int32. For packed rows: the first key of the query's own document; a later
+        one than the query's own place counts as that. Key s is visible to query t iff
+        segment_start[t] <= s <= t.
       causal: query t sees no key after its own place.
-      q_offset: the place of the first query among the keys, for queries that continue a cache.
+      q_offset: the place of the first query among the keys, for queries that continue a cache; at
+        least 0.
       scale: factor on the scores; None is 1/sqrt(H). An array, traced or not, only by "xla".
       impl: "xla" runs everywhere; "pallas" is fused, on Hopper GPUs in 16 bits, its gradient the
         same bits every time; "cudnn" is fused, on CUDA GPUs in 16 bits, without packed rows.
@@ -90,6 +93,8 @@ def _run(
         raise ValueError(f"impl={impl!r} is not one of {', '.join(map(repr, IMPLEMENTATIONS))}")
     _check_arrays(q_BTNH, k_BSKH, v_BSKH)
     _check_visibility(q_BTNH, k_BSKH, segment_start_BT, causal, q_offset)
+    if not (scale is None or isinstance(scale, numbers.Real | jax.Array | np.ndarray)):
+        raise TypeError(f"scale must be a number or an array, not {scale!r}")
     scale = 1 / math.sqrt(q_BTNH.shape[-1]) if scale is None else scale
     if impl != "xla":
         _check_fused(impl, q_BTNH, segment_start_BT is not None, q_offset, scale, return_lse)
@@ -149,6 +154,8 @@ def _check_visibility(
 ) -> None:
     if not causal and not _is_zero(q_offset):
         raise ValueError("q_offset places queries under the causal mask: it needs causal=True")
+    if isinstance(q_offset, numbers.Integral) and q_offset < 0:
+        raise ValueError(f"q_offset={q_offset} is before the first key: it must be at least 0")
     if segment_start_BT is None:
         return
     if not causal:

@@ -53,5 +53,6 @@ def _visible(
     query_1T1 = q_offset + jnp.arange(T)[None, :, None]
     visible_BTS = key_11S <= query_1T1
     if segment_start_BT is not None:
-        visible_BTS &= segment_start_BT[:, :, None] <= key_11S
+        # Whatever the caller says, a query sees the key at its own place.
+        visible_BTS &= jnp.minimum(segment_start_BT[:, :, None], query_1T1) <= key_11S
     return visible_BTS

@@ -127,7 +127,8 @@ def phases(
 ) -> list[tuple[Any, Any, Mask | None]]:
     """Steps [first, stop) and what mask they need; step `begin` is tile `own.stop` - 1, and is in
     none of them, as it needs every mask."""
-    diagonal, plain = 1, own.count
+    diagonal: Any = 1
+    plain = own.count
     if problem.causal:
         diagonal = lax.min(lax.max(own.stop - lax.div(row + 1, keys), 1), own.count)
     if own.high is not None:

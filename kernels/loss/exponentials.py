@@ -161,7 +161,7 @@ def _kernel(
                 )
                 if powers_gmem is not None:
                     _store(
-                        *powers,
+                        powers[0],
                         stored_smem.at[half],
                         powers_gmem.at[rows, columns].at[half_rows],
                     )

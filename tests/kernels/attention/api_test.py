@@ -50,6 +50,13 @@ def test_packed_rows_see_their_own_document() -> None:
     check(inputs(33, 33, 4, 2, 64), segment_start_BT=segment_start_BT.astype(np.int32))
 
 
+def test_a_document_starts_at_the_latest_with_the_query() -> None:
+    qkv = inputs(9, 9, 4, 2, 64)
+    own_BT = np.tile(np.arange(9, dtype=np.int32), (2, 1))
+    late, own = (attention(*qkv, segment_start_BT=x, impl="xla") for x in (own_BT + 3, own_BT))
+    np.testing.assert_array_equal(late, own)
+
+
 def test_full_attention_between_other_lengths() -> None:
     check(inputs(9, 23, 4, 2, 64), causal=False)
 
@@ -127,6 +134,8 @@ REFUSED = {
         {"segment_start_BT": np.zeros((2, 9), np.int32), "causal": False},
     ),
     "offset without causal": (ValueError, "needs causal=True", {"q_offset": 1, "causal": False}),
+    "offset before the first key": (ValueError, "must be at least 0", {"q_offset": -1}),
+    "scale": (TypeError, "scale must be a number or an array, not '1'", {"scale": "1"}),
     "segment shape": (
         ValueError,
         r"shape \(2, 8\), the queries need \(2, 9\)",

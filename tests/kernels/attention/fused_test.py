@@ -56,6 +56,7 @@ INTERPRETED = {
     "causal, group of 3": (100, 100, 3, 1, 64, True, None, "bfloat16", SMALL),
     "causal, slots used again": (200, 200, 1, 1, 64, True, None, "float16", SMALL),
     "packed, ragged": (150, 150, 1, 1, 64, True, 60, "float16", SMALL),
+    "packed, heads in turn": (70, 70, 3, 1, 64, True, 30, "bfloat16", SMALL),
     "packed, short documents": (200, 200, 1, 1, 64, True, 20, "bfloat16", WIDE),
     "full, fewer keys": (130, 75, 1, 1, 128, False, None, "bfloat16", SMALL),
     "causal, more queries than keys": (130, 70, 1, 1, 128, True, None, "float16", SMALL),
