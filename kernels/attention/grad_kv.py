@@ -295,6 +295,7 @@ class _Keys:
         dk, dv, ds = carry
         interpret, dtype = self.problem.interpret, self.q_smem.dtype
         zero = tiles.zeros((ROWS, self.sizes.tile), TILE)
+        query = None if mask is None else self.walk[step][1] * self.sizes.tile
 
         def scores(s_ref: Any, dk_ref: Any, p_ref: Any) -> None:
             q_smem = tiles.transposed(self.q_smem.at[slot])
@@ -302,7 +303,7 @@ class _Keys:
             # Before the first step ds is 0, and so is what it adds.
             tiles.accumulate(dk_ref, ds, self.q_smem.at[before], interpret)
             s = tiles.finished(s_ref, 1, interpret)
-            s = s if mask is None else self._hide(s, step, mask)
+            s = s if mask is None else self._hide(s, query, slot, mask)
             lse = plgpu.load(self.lse_smem.at[slot], layout=COLUMN)
             factor = self.problem.scale * LOG2_E
             p_ref[...] = jnp.exp2(s * factor - tiles.along(lse, s.shape, 1))
@@ -327,9 +328,9 @@ class _Keys:
         plgpu.barrier_arrive(self.do_empty.at[slot])
         return dk, dv, lax.optimization_barrier(ds).astype(dtype)
 
-    def _hide(self, s: jax.Array, step: Any, mask: Mask) -> jax.Array:
-        query, start = self.walk[step][1] * self.sizes.tile, None
+    def _hide(self, s: jax.Array, query: Any, slot: Any, mask: Mask) -> jax.Array:
+        """`query` is the place of the tile's first."""
+        start = None
         if self.start_smem is not None:
-            slot = lax.rem(step, self.sizes.stages)
             start = plgpu.load(self.start_smem.at[slot], layout=COLUMN)
         return tiles.hide(s, query, self.row, self.problem, start, mask, query_axis=1)

@@ -16,6 +16,7 @@ from kernels.attention import attention, attention_and_lse, fastest, tiles
 from kernels.attention.fused import attention_pallas
 from kernels.attention.tuning import BackwardSizes, ForwardSizes, Sizes, sizes
 from tests.kernels.attention import oracle
+from tests.kernels.hopper import present
 
 # Norm of the error over that of the float64 result; inputs are standard normal.
 TOLERANCE = {"bfloat16": 4e-3, "float16": 6e-4}
@@ -133,6 +134,22 @@ def test_a_slot_that_is_filled_before_it_was_used_is_found(monkeypatch: pytest.M
             jax.block_until_ready(interpreted(q, k, v, causal=False, sizes=NARROW))
     finally:
         reset_gpu_interpret_mode_state()
+
+
+@pytest.mark.parametrize(("H", "kind"), [(64, "packed"), (128, "causal"), (64, "full")])
+def test_lowers_for_a_gpu_at_real_sizes(H: int, kind: str) -> None:
+    """The compiler takes less than the interpreter does."""
+    q, k = (jax.ShapeDtypeStruct((2, 4096, heads, H), "bfloat16") for heads in (14, 2))
+    start = jnp.zeros((2, 4096), jnp.int32) if kind == "packed" else None
+
+    def total(q: Array, k: Array, v: Array) -> Array:
+        options = {"segment_start_BT": start, "causal": kind != "full", "scale": 0.1}
+        return attention_pallas(q, k, v, **options).astype(jnp.float32).sum()
+
+    with present(num_cores=132):
+        traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(q, k, k)
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.custom_call @mosaic_gpu") == 3
 
 
 on_gpu = [

@@ -12,8 +12,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from kernels.loss import exponentials, linear_cross_entropy, unsupported
 from kernels.loss.reference import linear_cross_entropy_whole
+from tests.kernels.hopper import interpreted, present
 from tests.kernels.loss.api_test import check, check_likely, error, inputs, likely
-from tests.kernels.loss.hopper import interpreted, present
 
 # Three tiles on two multiprocessors, and more steps along D than there are buffers.
 C, D, V = 256, 320, 384
