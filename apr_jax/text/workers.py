@@ -79,9 +79,8 @@ class Workers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            for process in self._processes:
-                process.kill()
+        for process in self._processes:  # a worker without a task has nothing to lose
+            process.kill()
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
             for pipe in (process.stdin, process.stdout):
@@ -100,6 +99,7 @@ class Workers:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            pipesize=1 << 20,
         )
         self._processes.append(process)
         _ask(process, self._function)
