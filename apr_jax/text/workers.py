@@ -7,6 +7,7 @@ ends, so it dies with its parent however that died, a moment after its last task
 import collections
 import concurrent.futures
 import contextlib
+import fcntl
 import os
 import pickle
 import queue
@@ -20,6 +21,7 @@ from typing import IO, Any, Self
 
 from apr_jax.errors import UserError
 
+_PIPE = 1 << 19  # bytes between processes; what a user may have is 64 MB in all
 _LENGTH = struct.Struct("<Q")
 _START = "from apr_jax.text.workers import serve; serve()"
 
@@ -99,9 +101,12 @@ class Workers:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
-            pipesize=1 << 20,
         )
         self._processes.append(process)
+        assert process.stdout is not None
+        # Fewer turns for a large answer. A system may know no such thing, or refuse it.
+        with contextlib.suppress(AttributeError, OSError):
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
         _ask(process, self._function)
         return process
 
