@@ -55,7 +55,9 @@ class Shards:
         manifest = read_manifest(self.folder)
         self.manifest = manifest if manifest and manifest["schema"] == SCHEMA else None
         if self.manifest is not None:
-            _check_names(self.folder, paths, [shard["name"] for shard in self.manifest["shards"]])
+            names = [shard["name"] for shard in self.manifest["shards"]]
+            _check_names(self.folder, paths, names)
+            paths = [self.folder / name for name in names]  # not by name: past 99,999 a digit more
         elif (self.folder / UNFINISHED).exists():
             raise ShardError(
                 f"{self.folder}: the encoding was interrupted: run the same encode_corpus again"

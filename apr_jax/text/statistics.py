@@ -1,17 +1,15 @@
 """What a stream of token ids looks like: the figures by which a broken encoding shows."""
 
-import dataclasses
+import concurrent.futures
+import itertools
 import math
-import pathlib
 from typing import Any
 
 import numpy as np
 
 from apr_jax.text.batches import Shards
-from apr_jax.text.workers import Workers
 
-_CHUNK = 1 << 22  # tokens counted at a time
-_SPAN = 1 << 25  # tokens for which another process is worth it
+_SPAN = 1 << 21  # tokens counted at a time
 
 
 def statistics(
@@ -22,7 +20,7 @@ def statistics(
     Args:
       shards: a folder of shards, of this program or the original.
       start, stop: the window; without `stop` all that follows.
-      workers: processes that count a long window.
+      workers: threads that count a long window.
 
     Returns:
       start, tokens: where the window lies.
@@ -45,7 +43,7 @@ def statistics(
     if not 0 <= start < stop <= shards.num_tokens:
         raise IndexError(f"tokens {start}:{stop} of a stream of {shards.num_tokens}")
     manifest = shards.manifest
-    counts = _count_by(workers, shards, start, stop)
+    counts = _count(workers, shards, start, stop)
     size = stop - start
     shares = counts[counts > 0] / size
     vocab_size = len(counts) if manifest is None else manifest["vocab_size"]
@@ -83,36 +81,19 @@ def corpus_statistics(shards: Shards, workers: int = 1) -> dict[str, Any]:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Counter:
-    """Counts a span of a folder's stream, in a process of its own."""
-
-    folder: pathlib.Path
-
-    def __call__(self, span: tuple[int, int]) -> np.ndarray:
-        return _count(Shards(self.folder), *span)
-
-
-def _count_by(workers: int, shards: Shards, start: int, stop: int) -> np.ndarray:
-    spans = [(at, min(at + _SPAN, stop)) for at in range(start, stop, _SPAN)]
-    if min(workers, len(spans)) == 1:
-        return _count(shards, start, stop)
-    counts = np.zeros(0, np.int64)
-    with Workers(min(workers, len(spans)), _Counter(shards.folder.absolute())) as pool:
-        for _, more in pool.ordered(spans):
-            counts, more = sorted((counts, more), key=len)
-            more[: len(counts)] += counts
-            counts = more
-    return counts
-
-
-def _count(shards: Shards, start: int, stop: int) -> np.ndarray:
+def _count(workers: int, shards: Shards, start: int, stop: int) -> np.ndarray:
     """int64 [highest id + 1]: how often each id occurs."""
+
+    def count(at: int) -> np.ndarray:
+        return np.bincount(shards.read(at, min(at + _SPAN, stop)))
+
     counts = np.zeros(0, np.int64)
-    for at in range(start, stop, _CHUNK):
-        more = np.bincount(shards.read(at, min(at + _CHUNK, stop)), minlength=len(counts))
-        more[: len(counts)] += counts
-        counts = more
+    with concurrent.futures.ThreadPoolExecutor(workers) as threads:  # NumPy counts without the GIL
+        for lot in itertools.batched(range(start, stop, _SPAN), workers):
+            for more in threads.map(count, lot):
+                counts, more = sorted((counts, more), key=len)
+                more[: len(counts)] += counts
+                counts = more
     return counts
 
 

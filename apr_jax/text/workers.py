@@ -7,6 +7,7 @@ ends, so it dies with its parent however that died, a moment after its last task
 import collections
 import concurrent.futures
 import contextlib
+import fcntl
 import os
 import pickle
 import queue
@@ -20,6 +21,7 @@ from typing import IO, Any, Self
 
 from apr_jax.errors import UserError
 
+_PIPE = 1 << 19  # bytes between processes; what a user may have is 64 MB in all
 _LENGTH = struct.Struct("<Q")
 _START = "from apr_jax.text.workers import serve; serve()"
 
@@ -79,9 +81,8 @@ class Workers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            for process in self._processes:
-                process.kill()
+        for process in self._processes:  # a worker without a task has nothing to lose
+            process.kill()
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
             for pipe in (process.stdin, process.stdout):
@@ -102,6 +103,10 @@ class Workers:
             env=environment,
         )
         self._processes.append(process)
+        assert process.stdout is not None
+        # Fewer turns for a large answer. A system may know no such thing, or refuse it.
+        with contextlib.suppress(AttributeError, OSError):
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
         _ask(process, self._function)
         return process
 

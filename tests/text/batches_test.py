@@ -21,7 +21,7 @@ def write_shards(folder, parts, *, eos_id=EOS, with_manifest=True, vocab_size=10
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for number, ids in enumerate(parts):
-        path = folder / f"shard-{number:05d}.bin"
+        path = folder / manifest_lib.shard_name(number)
         path.write_bytes(np.asarray(ids, "<u4").tobytes())
         digests = {"sha256": "0" * 64, "documents_sha256": "0" * 64, "documents": 1, "bytes": 1}
         entries.append({"name": path.name, "tokens": len(ids), **digests})
@@ -57,6 +57,14 @@ def test_the_stream_runs_over_shard_ends(tmp_path):
     assert shards.token_bytes is not None and shards.token_bytes.sum() == 10
     with pytest.raises(IndexError):
         shards.read(3, 7)
+
+
+def test_shards_come_in_the_order_of_the_manifest(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        manifest_lib, "shard_name", lambda number: f"shard-{number + 99_999:05d}.bin"
+    )
+    write_shards(tmp_path, [[1, 2], [3], [4]])
+    assert Shards(tmp_path).read(0, 4).tolist() == [1, 2, 3, 4]
 
 
 def test_folders_of_the_original_are_read(tmp_path):
