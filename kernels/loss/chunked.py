@@ -13,7 +13,8 @@ with the factor f = weight * (1 + 2 * z_loss * z) * exp(shift - z) of a token, t
 
 g, the gradient at the target's logit, stays out of the products, in float32, where 16 bits would
 round 1 - exp(-nats) of a likely target to 0. It is weight * (2 * z_loss * z * exp(l[y] - z) - r),
-with r = 1 - exp(l[y] - z) from the sum of e: a difference would have few digits left.
+with r = 1 - exp(l[y] - z) from the sum of e: a difference would have few digits left. So would
+the nats, which are log(1 + exp(o - l[y])) with the log-normaliser o of the other logits.
 
 The shift is the target's logit, which is cheap to know before. Should it be so far below z that e
 could overflow, which takes nats that no sound model has, everything is done again with a shift
