@@ -109,6 +109,19 @@ def test_log_sum_exp(no_race: None) -> None:
     assert max(errors(found, wanted)) <= TOLERANCE["bfloat16"]
 
 
+def test_first_keys_in_any_order(no_race: None) -> None:
+    """Each query's is its own affair; a block's bounds hold all the same."""
+    arrays = inputs(130, 130, 1, 1, 64, "bfloat16")
+    start = np.random.default_rng(0).integers(0, np.arange(130) + 1)[None].astype(np.int32)
+
+    def function(q: Array, k: Array, v: Array) -> Array:
+        return interpreted(q, k, v, segment_start_BT=start, sizes=NARROW)
+
+    found = with_gradients(function, *arrays)
+    wanted = oracle.with_gradients(*arrays, segment_start_BT=start, scale=0.2)
+    assert max(errors(found, wanted)) <= TOLERANCE["bfloat16"]
+
+
 def test_a_mapped_axis_joins_the_batch(no_race: None) -> None:
     q, k, v, do = inputs(64, 64, 1, 1, 64, "bfloat16", B=2)
 
