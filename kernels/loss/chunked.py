@@ -205,7 +205,7 @@ def _target_logits(
     x_CD: jax.Array, head_VD: jax.Array, rows_C: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """In float32: nats subtract large ones, almost equal. And the targets' rows."""
-    target_CD = head_VD[rows_C].astype(jnp.float32)
+    target_CD = jnp.take(head_VD, rows_C, axis=0, mode="clip").astype(jnp.float32)
     return jnp.sum(x_CD.astype(jnp.float32) * target_CD, axis=-1), target_CD
 
 

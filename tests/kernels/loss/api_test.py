@@ -142,6 +142,14 @@ def test_likely_targets(margin: float | tuple[float, float], dtype: str, far: bo
     check_likely(arrays, far=far, max_bytes=bytes_for(64, arrays))
 
 
+def test_numpy_arrays() -> None:
+    arrays = inputs()
+    loss, nats_BT = linear_cross_entropy(**jax.tree.map(np.asarray, arrays), impl="xla")
+    want, want_BT = linear_cross_entropy(**arrays, impl="xla")
+    np.testing.assert_array_equal(loss, want)
+    np.testing.assert_array_equal(nats_BT, want_BT)
+
+
 def test_ignored_targets() -> None:
     arrays = inputs()
     arrays["targets_BT"] = arrays["targets_BT"].at[1, 2:9].set(-100)
