@@ -7,6 +7,7 @@ ends, so it dies with its parent however that died, a moment after its last task
 import collections
 import concurrent.futures
 import contextlib
+import fcntl
 import os
 import pickle
 import queue
@@ -21,6 +22,7 @@ from typing import IO, Any, Self
 from apr_jax.errors import UserError
 
 _LENGTH = struct.Struct("<Q")
+_PIPE = 1 << 20  # bytes that a pipe should hold
 _START = "from apr_jax.text.workers import serve; serve()"
 
 
@@ -49,8 +51,9 @@ class Workers:
         """What the function makes of the task; what it raises is raised here."""
         if self._count == 1:
             return self._function(task)
-        process = self._free.get() or self._start()
+        process = self._free.get()
         try:
+            process = process or self._start()
             return _ask(process, task)
         finally:
             self._free.put(process)
@@ -94,14 +97,20 @@ class Workers:
             "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
             "JAX_PLATFORMS": "cpu",  # what is done here needs no GPU, and may not take hold of one
         }
-        process = subprocess.Popen(
-            [sys.executable, "-c", _START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            pipesize=1 << 20,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _START],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
+        except OSError as error:
+            raise WorkerError(
+                f"a worker process could not be started ({error.strerror}): use fewer workers"
+            ) from error
         self._processes.append(process)
+        for pipe in (process.stdin, process.stdout):
+            _widen(pipe)
         _ask(process, self._function)
         return process
 
@@ -147,6 +156,15 @@ def _ask(process: subprocess.Popen[bytes], message: Any) -> Any:
     if succeeded:
         return value
     raise value
+
+
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let the pipe hold more, where the system can, so that fewer turns are taken at it."""
+    assert pipe is not None
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        # Refused where all pipes of a user would hold more than they may: 64 of them at 1 MiB.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def _send(pipe: IO[bytes] | None, data: bytes) -> None:
