@@ -25,7 +25,7 @@ _CHUNK = 1 << 16  # words whose ids are written together, so that they stay in t
 _COMPILED_PIECE = 3 << 18  # bytes for one first look
 _COMPILED_LEAST = 1 << 18  # bytes; less is quicker without it
 _COMPILED_MOST = 1 << 32  # bytes whose places fit its numbers
-_BITS = 20  # of the least number of slots, of which half are used
+_BITS = 21  # of the least number of slots, of which half are used: room for many languages
 _LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
 # From words, as bytes one behind another and lengths, to ids and lengths.

@@ -21,8 +21,8 @@ from typing import IO, Any, Self
 
 from apr_jax.errors import UserError
 
+_PIPE = 1 << 19  # bytes between processes; what a user may have is 64 MB in all
 _LENGTH = struct.Struct("<Q")
-_PIPE = 1 << 20  # bytes that a pipe should hold
 _START = "from apr_jax.text.workers import serve; serve()"
 
 
@@ -109,8 +109,10 @@ class Workers:
                 f"a worker process could not be started ({error.strerror}): use fewer workers"
             ) from error
         self._processes.append(process)
-        for pipe in (process.stdin, process.stdout):
-            _widen(pipe)
+        assert process.stdout is not None
+        # Fewer turns for a large answer. A system may know no such thing, or refuse it.
+        with contextlib.suppress(AttributeError, OSError):
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _PIPE)
         _ask(process, self._function)
         return process
 
@@ -156,15 +158,6 @@ def _ask(process: subprocess.Popen[bytes], message: Any) -> Any:
     if succeeded:
         return value
     raise value
-
-
-def _widen(pipe: IO[bytes] | None) -> None:
-    """Let the pipe hold more, where the system can, so that fewer turns are taken at it."""
-    assert pipe is not None
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        # Refused where all pipes of a user would hold more than they may: 64 of them at 1 MiB.
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def _send(pipe: IO[bytes] | None, data: bytes) -> None:

@@ -63,7 +63,7 @@ def test_pipes_stay_as_they_are_where_they_may_not_hold_more(monkeypatch):
     def refused(*_):
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr(fcntl, "fcntl", refused)  # as from 65 pipes on, for who is not root
+    monkeypatch.setattr(fcntl, "fcntl", refused)  # as where a user's pipes have 64 MB already
     with Workers(2, Square()) as workers:
         assert [result[0] for _, result in workers.ordered(range(9))] == [i * i for i in range(9)]
 
