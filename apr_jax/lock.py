@@ -35,13 +35,14 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _open_locked(path)
-        os.truncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     except (FileExistsError, NotADirectoryError) as error:
         raise WriteError(f"{folder}: is not a folder, or lies in none: choose another") from error
     except OSError as error:
         raise WriteError(f"{folder}: cannot be written to ({error.strerror})") from error
     try:
+        with contextlib.suppress(OSError):  # on a full disk it is a lock all the same
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -69,6 +69,17 @@ def test_a_lock_that_was_removed_while_it_was_opened_is_not_taken(tmp_path, monk
             pass
 
 
+def test_on_a_full_disk_it_is_a_lock_and_let_go_of(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    for _ in range(2):
+        with locked(tmp_path):
+            with pytest.raises(FolderBusy, match="another process is writing"), locked(tmp_path):
+                pass
+
+
 def test_a_path_that_is_no_folder_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "below"):

@@ -11,6 +11,7 @@ from apr_jax.codec.errors import TokenizerLeftOut
 from apr_jax.codec.gguf_file import GgufKeys
 from apr_jax.codec.reader import AprFile
 from apr_jax.codec.sentencepiece_model import sentencepiece_model
+from apr_jax.codec.tokenizer_config import tokenizer_config
 
 GGML = "tokenizer.ggml."
 TEMPLATE = "tokenizer.chat_template"
@@ -75,7 +76,7 @@ def _config(keys: Mapping[str, Any]) -> dict[str, Any]:
         id_ = keys.get(f"{kind}_token_id")
         if type(id_) is int and 0 <= id_ < len(tokens) and types[id_] != TokenType.UNUSED:
             names[name] = tokens[id_]
-    return {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    return tokenizer_config(**names)
 
 
 def _json(value: Any) -> bytes:

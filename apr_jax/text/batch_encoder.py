@@ -60,7 +60,7 @@ class BatchEncoder:
             self._first_look, self._compiled_in = first_look, os.getpid()
 
     def _forget(self) -> None:
-        """Know only the words of the beginning."""
+        """Know only the words of the beginning. Cut short it leaves what must be forgotten."""
         # The value of a word is its id, or, where it has several, the number of its row here, and
         # then inverted.
         self._rows = Rows(np.int32)
@@ -96,7 +96,7 @@ class BatchEncoder:
                     self._forget()
                 encoded = self._encode_lot(texts)
             except BaseException:
-                self._forget()  # what was being learned is not to be trusted
+                self._room = 0  # what was being learned, or forgotten, is not to be trusted
                 raise
         return encoded
 

@@ -7,6 +7,7 @@ import bisect
 import collections
 import functools
 import hashlib
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from apr_jax.text.manifest import (
 from apr_jax.text.vocabulary import MAX_IDS
 
 _CHUNK = 1 << 22  # tokens held in memory at a time when the whole stream is looked through
+_MAPPED = 256  # shards mapped at a time: each is an open file, of which a process may have 1,024
 
 
 class Shards:
@@ -65,11 +67,9 @@ class Shards:
         if not paths:
             raise ShardError(f"{self.folder}: holds no .bin shards: run encode_corpus first")
         self._paths = paths
-        self._shards = [_open_shard(path) for path in paths]
+        self._mapped = functools.lru_cache(_MAPPED)(_map_shard)
         # _starts[i] is the position in the stream of shard i's first token.
-        self._starts = [0]
-        for shard in self._shards:
-            self._starts.append(self._starts[-1] + len(shard))
+        self._starts = [0, *itertools.accumulate(map(_tokens_in, paths))]
         self.num_tokens = self._starts[-1]
         self.eos_id: int | None = None
         if self.manifest is not None:
@@ -103,7 +103,8 @@ class Shards:
         Raises:
           ShardError: names the shard, the position in it and the id.
         """
-        for path, shard in zip(self._paths, self._shards, strict=True):
+        for number, path in enumerate(self._paths):
+            shard = self._shard(number)
             for start in range(0, len(shard), _CHUNK):
                 chunk = shard[start : start + _CHUNK]
                 if int(chunk.max()) >= vocab_size:
@@ -127,7 +128,7 @@ class Shards:
         position = start
         while position < stop:
             first = self._starts[number]
-            part = self._shards[number][position - first : stop - first]
+            part = self._shard(number)[position - first : stop - first]
             ids[position - start : position - start + len(part)] = part.view("<i4")
             position += len(part)
             number += 1
@@ -153,11 +154,8 @@ class Shards:
 
     def hashes(self) -> set[str]:
         """The SHA-256 of each shard that is not empty."""
-        return {
-            digest
-            for digest, shard in zip(self._digests(), self._shards, strict=True)
-            if len(shard)
-        }
+        sizes = map(self._size, range(len(self._paths)))
+        return {digest for digest, size in zip(self._digests(), sizes, strict=True) if size}
 
     def verify(self) -> bool:
         """Compare every shard's bytes with their hash in the manifest, reading them all.
@@ -182,7 +180,16 @@ class Shards:
     def _digests(self) -> Iterator[str]:
         """The SHA-256 of each shard, several at a time."""
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            yield from threads.map(_sha256, self._shards)
+            yield from threads.map(self._sha256, range(len(self._paths)))
+
+    def _sha256(self, number: int) -> str:
+        return hashlib.sha256(self._shard(number).data).hexdigest()
+
+    def _size(self, number: int) -> int:
+        return self._starts[number + 1] - self._starts[number]
+
+    def _shard(self, number: int) -> np.ndarray:
+        return self._mapped(self._paths[number], self._size(number))
 
     def chunks(self) -> Iterator[np.ndarray]:
         """The stream in order, as int32 pieces of a few million ids."""
@@ -190,10 +197,11 @@ class Shards:
             yield self.read(start, min(start + _CHUNK, self.num_tokens))
 
     def _check_sizes(self, entries: Sequence[dict[str, Any]]) -> None:
-        for path, shard, entry in zip(self._paths, self._shards, entries, strict=True):
-            if len(shard) != entry["tokens"]:
+        for number, (path, entry) in enumerate(zip(self._paths, entries, strict=True)):
+            size = self._size(number)
+            if size != entry["tokens"]:
                 raise ShardError(
-                    f"{path}: holds {len(shard)} tokens, but the manifest says {entry['tokens']}: "
+                    f"{path}: holds {size} tokens, but the manifest says {entry['tokens']}: "
                     "the file was cut or changed; encode again"
                 )
 
@@ -305,19 +313,21 @@ def _document_hashes(shards: Shards) -> Iterator[bytes]:
         yield document.digest()
 
 
-def _sha256(shard: np.ndarray) -> str:
-    return hashlib.sha256(shard.data).hexdigest()
-
-
-def _open_shard(path: pathlib.Path) -> np.ndarray:
+def _tokens_in(path: pathlib.Path) -> int:
     size = path.stat().st_size
     if size % 4:
         raise ShardError(
             f"{path}: {size} bytes is not a whole number of 32-bit ids: the file was cut, or is "
             "not a shard"
         )
-    if not size:  # the original may end on one, and an empty file cannot be mapped
+    return size // 4
+
+
+def _map_shard(path: pathlib.Path, tokens: int) -> np.ndarray:
+    if not tokens:  # the original may end on one, and an empty file cannot be mapped
         return np.empty(0, "<u4")
+    if _tokens_in(path) != tokens:
+        raise ShardError(f"{path}: has changed since it was opened: encode again")
     return np.memmap(path, "<u4", mode="r")
 
 

@@ -325,7 +325,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_DECODER: Any = json.JSONDecoder(parse_constant=_refuse_constant)
+# Numbers are of no use here, and Python makes no int of more than 4,300 digits.
+_DECODER: Any = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=float)
 
 
 def _parse(line: str) -> Any:

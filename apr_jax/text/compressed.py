@@ -36,7 +36,7 @@ class Compressed:
         self.consumed = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        """Raises CorpusError when the file is damaged or ends too early."""
+        """Raises CorpusError when the file cannot be read, is damaged or ends too early."""
         try:
             with self._path.open("rb") as file:
                 for piece in READERS[self._path.suffix.lower()](file):
@@ -46,7 +46,9 @@ class Compressed:
         except (EOFError, ValueError, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
             raise self._damaged(error) from error
         except OSError as error:
-            raise self._damaged(error.strerror or error) from error
+            if error.errno is None:  # raised by a reader, not by the system
+                raise self._damaged(error) from error
+            raise CorpusError(f"{self._path}: cannot be read ({error.strerror})") from error
 
     def _damaged(self, reason: object) -> CorpusError:
         return CorpusError(f"{self._path}: cannot be unpacked ({reason}): copy it again")

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from apr_jax.codec.tokenizer_config import tokenizer_config
 from apr_jax.errors import UserError
 from apr_jax.files import read_json, write_bytes, write_json
-from apr_jax.text.hf_config import tokenizer_config
 from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import (
     NORMALIZATIONS,

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 from apr_jax.codec.folders import atomic_folder, require_only
+from apr_jax.codec.tokenizer_config import tokenizer_config
 from apr_jax.text.hex_format import write_hex
 from apr_jax.text.loading import AnyTokenizer, load_tokenizer
 from apr_jax.text.sentencepiece_format import SentencePieceTokenizer
@@ -51,7 +52,9 @@ def import_tokenizer(
             if (folder / name).is_file() and not (new / name).exists():
                 (new / name).write_bytes((folder / name).read_bytes())
         if isinstance(tokenizer, Tokenizer) and not (new / CONFIG).exists():
-            (new / CONFIG).write_text(json.dumps(_config(tokenizer), indent=2))
+            eos = _spelling(tokenizer, tokenizer.eos_id)
+            config = tokenizer_config(**({} if eos is None else {"eos_token": eos}))
+            (new / CONFIG).write_text(json.dumps(config, indent=2))
         _require_same(tokenizer, load_tokenizer(new), origin)
         files = sorted(file.name for file in new.iterdir())
     return _report(tokenizer, origin, files)
@@ -68,16 +71,6 @@ def _write(tokenizer: AnyTokenizer, origin: pathlib.Path, new: pathlib.Path) -> 
         content = tokenizer.to_tokenizer_json
         data = file.read_bytes() if as_it_is else json.dumps(content(), ensure_ascii=False).encode()
         (new / "tokenizer.json").write_bytes(data)
-
-
-def _config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The tokenizer_config.json by which `transformers` takes the tokenizer.json as it is."""
-    config: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": False,
-    }
-    eos = _spelling(tokenizer, tokenizer.eos_id)
-    return config | ({"eos_token": eos} if eos is not None else {})
 
 
 def _require_same(tokenizer: AnyTokenizer, written: AnyTokenizer, origin: pathlib.Path) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from apr_jax.codec.tokenizer_config import tokenizer_config
 from apr_jax.errors import UserError
 from apr_jax.files import write_json
 from apr_jax.text.alphabet import SYMBOLS, unspell
-from apr_jax.text.hf_config import tokenizer_config
 from apr_jax.text.special_tokens import EOS
 from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import AddedToken, Normalization, Vocabulary

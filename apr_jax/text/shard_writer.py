@@ -141,7 +141,8 @@ class ShardWriter:
             self._count(documents, at, stop)
             at = stop
             if self._documents == entry["documents"]:
-                if self._digest.hexdigest() != entry["documents_sha256"]:
+                found = self._bytes, self._digest.hexdigest()
+                if found != (entry["bytes"], entry["documents_sha256"]):
                     self._refuse_changed()
                 self._passed += 1
                 self._start_shard()
@@ -205,7 +206,7 @@ class ShardWriter:
         whole: list[dict[str, Any]] = []
         for entry in found["shards"]:
             path = self.folder / entry["name"]
-            if not path.exists() or _sha256(path) != entry["sha256"]:
+            if not _is_whole(path, entry):
                 break
             whole.append(entry)
         return whole
@@ -241,6 +242,8 @@ class ShardWriter:
         )
 
 
-def _sha256(path: pathlib.Path) -> str:
+def _is_whole(path: pathlib.Path, entry: dict[str, Any]) -> bool:
+    if not path.is_file() or path.stat().st_size != 4 * entry["tokens"]:
+        return False
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]

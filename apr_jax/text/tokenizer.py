@@ -127,7 +127,8 @@ class Tokenizer:
         try:
             self._batches.compile()
         except (RuntimeError, AssertionError) as error:  # JAX raises either
-            raise UserError(f"JAX cannot use the CPU, see JAX_PLATFORMS: {error}") from error
+            reason = str(error) or "it is not among them"
+            raise UserError(f"JAX cannot use the CPU, see JAX_PLATFORMS: {reason}") from error
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens included.

@@ -51,8 +51,9 @@ class Workers:
         """What the function makes of the task; what it raises is raised here."""
         if self._count == 1:
             return self._function(task)
-        process = self._free.get() or self._start()
+        process = self._free.get()
         try:
+            process = process or self._start()
             return _ask(process, task)
         finally:
             self._free.put(process)
@@ -96,12 +97,17 @@ class Workers:
             "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
             "JAX_PLATFORMS": "cpu",  # what is done here needs no GPU, and may not take hold of one
         }
-        process = subprocess.Popen(
-            [sys.executable, "-c", _START],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", _START],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
+        except OSError as error:
+            raise WorkerError(
+                f"a worker process could not be started ({error.strerror}): use fewer workers"
+            ) from error
         self._processes.append(process)
         assert process.stdout is not None
         # Fewer turns for a large answer. A system may know no such thing, or refuse it.

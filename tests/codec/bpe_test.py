@@ -73,6 +73,16 @@ def test_transformers_knows_the_special_tokens_of_a_gguf(tmp_path):
     assert found.encode(TEXT) == theirs.encode(TEXT).ids
 
 
+def test_transformers_does_not_cut_as_qwen2_what_another_rule_cuts(tmp_path):
+    keys = KEYS | {"tokenizer.ggml.pre": "gpt-2"}
+    import_checkpoint(gguf_file(tmp_path / "a.gguf", keys), tmp_path / "a.apr")
+    export_checkpoint(tmp_path / "a.apr", tmp_path / "hf")  # a folder of type qwen2
+    found = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    ids = found.encode("12 12")
+    assert ids == load_tokenizer(tmp_path / "hf").encode("12 12").tolist()
+    assert TOKENS.index("12") in ids
+
+
 def test_the_vocabulary_goes_back_into_a_gguf(tmp_path):
     import_checkpoint(gguf_file(tmp_path / "a.gguf", KEYS), tmp_path / "a.apr")
     assert export_checkpoint(tmp_path / "a.apr", tmp_path / "b.gguf")["notes"] == []

@@ -154,6 +154,23 @@ def test_words_that_were_being_learned_are_not_trusted(fresh, plain, monkeypatch
     equal(tokenizer, plain, batch)
 
 
+def test_an_interrupt_while_words_are_forgotten_changes_nothing(fresh, plain):
+    tokenizer = fresh()
+    equal(tokenizer, plain, random_texts(4, 40))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    for name in ("_encode_new", "_encode_alike"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tokenizer._batches, name, interrupted)
+            patch.setattr(batch_encoder, "WordTable", interrupted)
+            for _ in range(2):
+                with pytest.raises(KeyboardInterrupt):
+                    tokenizer.encode_flat(random_texts(5, 40))
+        equal(tokenizer, plain, random_texts(4, 40))
+
+
 def test_threads_share_what_is_known(fresh, qwen):
     tokenizer, batch = fresh(), random_texts(5, 300)
     expected = qwen.encode_flat(batch)[0].tolist()

@@ -1,7 +1,9 @@
 """Shards read back: nothing missing, nothing twice, nothing that the manifest does not know."""
 
 import json
+import os
 import pathlib
+import resource
 
 import numpy as np
 import pytest
@@ -43,6 +45,27 @@ def write_shards(folder, parts, *, eos_id=EOS, with_manifest=True, vocab_size=10
         (folder / "manifest.json").write_text(json.dumps(manifest))
         np.save(folder / "token_bytes.npy", np.ones(vocab_size, np.uint16))
     return folder
+
+
+def test_there_may_be_more_shards_than_a_process_may_have_files_open(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    folder = write_shards(tmp_path, [[number % 10] for number in range(600)])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 300, hard))
+    try:
+        shards = Shards(folder)
+        stream = shards.read(0, 600)
+        shards.check_ids(10)
+        assert statistics(shards, workers=2)["distinct_tokens"] == len(shards.hashes()) == 10
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert stream.tolist() == [number % 10 for number in range(600)]
+
+
+def test_a_shard_that_is_cut_after_it_was_opened_is_refused(tmp_path):
+    shards = Shards(write_shards(tmp_path, [[1, 2, 3]]))
+    (tmp_path / "shard-00000.bin").write_bytes(b"1234")
+    with pytest.raises(ShardError, match=r"shard-00000.bin: has changed since it was opened"):
+        shards.read(0, 3)
 
 
 def test_the_stream_runs_over_shard_ends(tmp_path):

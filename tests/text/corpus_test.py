@@ -321,6 +321,21 @@ def test_shards_of_other_documents_are_refused(config, tmp_path, texts):
     Shards(config.out)  # what was finished can still be trained on
 
 
+def test_a_count_that_is_not_the_shard_s_is_not_taken_over(config):
+    encode_corpus(config)
+    whole, path = contents(config.out), pathlib.Path(config.out, "manifest.json")
+    for key in ("tokens", "bytes"):
+        manifest = json.loads(whole["manifest.json"])
+        manifest["shards"][1][key] += 1
+        path.write_text(json.dumps(manifest))
+        if key == "bytes":
+            with pytest.raises(ShardError, match="holds shards of other documents"):
+                encode_corpus(config)
+        else:
+            encode_corpus(config)
+            assert contents(config.out) == whole
+
+
 def test_shards_of_another_program_are_refused(config):
     out = pathlib.Path(config.out)
     out.mkdir()

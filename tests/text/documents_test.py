@@ -137,6 +137,24 @@ def test_what_cannot_be_read_is_refused_before_reading(tmp_path):
             read_documents([path])
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz", "a.txt.zst"])
+def test_what_is_gone_when_it_is_read_is_told(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"x")
+    documents = read_documents([path])
+    path.unlink()
+    with pytest.raises(CorpusError, match=r"a\..*: cannot be read \(No such file or directory\)$"):
+        list(documents)
+
+
+def test_numbers_of_a_line_may_be_of_any_length(tmp_path):
+    line = b'{"n": ' + b"9" * 5000 + b', "content": "x"}\n{"content": 5}\n'
+    (tmp_path / "a.jsonl").write_bytes(line)
+    documents = read_documents([tmp_path / "a.jsonl"])
+    assert [*documents] == ["x"]
+    assert documents.skipped["no_field"] == 1
+
+
 def test_json_lines_are_not_taken_for_one_text(tmp_path):
     for name in ("a.ndjson", "b.json", "c.json.gz"):
         data = b'{"content": "x"}\n' * 2

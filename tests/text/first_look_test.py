@@ -114,15 +114,16 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
     assert done.returncode == 0, done.stderr
 
 
-def test_without_a_cpu_it_says_so(qwen_file):
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_without_a_cpu_it_says_so(qwen_file, platform):
     code = """
 from apr_jax.errors import UserError
 from apr_jax.text import load_tokenizer
 try:
     load_tokenizer(FILE).compile()
 except UserError as error:
-    sys.exit(str(error).count("\\n"))
+    sys.exit("\\n" in str(error) or str(error).endswith(": "))
 sys.exit(3)
 """
-    done = run(code, qwen_file, JAX_PLATFORMS="tpu")
+    done = run(code, qwen_file, JAX_PLATFORMS=platform)
     assert done.returncode == 0, done.stderr

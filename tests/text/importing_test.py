@@ -67,16 +67,18 @@ def test_the_copy_gives_the_same_ids(tmp_path, make, pretokenizer):
         assert theirs.encode(TEXT).ids == copy.encode(TEXT).tolist()
 
 
-def test_transformers_loads_what_a_rank_file_became(tmp_path):
+@pytest.mark.parametrize("pretokenizer", ["qwen2", "gpt2"])
+def test_transformers_loads_what_a_rank_file_became(tmp_path, pretokenizer):
     from transformers import AutoTokenizer
 
     (tmp_path / "source").mkdir()
     source = ranks(tmp_path / "source")
     (tmp_path / "source" / "tokenizer_config.json").unlink()
-    import_tokenizer(source, tmp_path / "out", "qwen2")
+    import_tokenizer(source, tmp_path / "out", pretokenizer)
+    (tmp_path / "out" / "config.json").write_text('{"model_type": "qwen2"}')
     theirs = AutoTokenizer.from_pretrained(tmp_path / "out")
-    wanted = load_tokenizer(tmp_path / "out").encode("hello  12").tolist()
-    assert theirs("hello  12", add_special_tokens=False).input_ids == wanted
+    wanted = load_tokenizer(tmp_path / "out").encode("hello  12 e\u0301").tolist()
+    assert theirs("hello  12 e\u0301", add_special_tokens=False).input_ids == wanted
 
 
 def test_a_tokenizer_json_is_copied_as_it_is(tmp_path, qwen_file):

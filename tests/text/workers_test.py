@@ -1,5 +1,7 @@
 """Processes that call one function: order, errors, death of either side."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -55,6 +57,25 @@ def test_the_death_of_a_worker_is_told():
     with pytest.raises(WorkerError, match=r"ended with SIGKILL.*run the same command again"):
         with Workers(2, Square()) as workers:
             list(workers.ordered([1, "die", 2, 3]))
+
+
+def test_pipes_stay_as_they_are_where_they_may_not_hold_more(monkeypatch):
+    def refused(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(fcntl, "fcntl", refused)  # as where a user's pipes have 64 MB already
+    with Workers(2, Square()) as workers:
+        assert [result[0] for _, result in workers.ordered(range(9))] == [i * i for i in range(9)]
+
+
+def test_processes_that_cannot_be_started_are_told_and_not_waited_for(monkeypatch):
+    def refused(*_, **__):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    with pytest.raises(WorkerError, match=r"could not be started \(Resource .*: use fewer"):
+        with Workers(2, Square()) as workers:
+            list(workers.ordered([1] * 9))
 
 
 PARENT = """

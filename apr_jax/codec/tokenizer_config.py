@@ -3,10 +3,10 @@
 from typing import Any
 
 
-def tokenizer_config(**special_tokens: str) -> dict[str, Any]:
+def tokenizer_config(**special_tokens: str | None) -> dict[str, Any]:
     """The `tokenizer_config.json` with which `transformers` loads a tokenizer.json as it stands.
 
-    `special_tokens` are by their role, such as eos_token="</s>".
+    `special_tokens` are by their role, such as eos_token="</s>"; None for one that there is not.
     """
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
