@@ -187,15 +187,19 @@ def _finish(
     In base 2, for which there is an instruction.
     """
     run_pipeline(logits_ref)
-    # Most tiles have no target.
-    logits = jax.lax.cond(has_target, _without, lambda x, _: x, logits_ref[...], targets)
-    logits = logits * _LOG2_E
-    top = logits.max(axis=1) if shift is None else shift * _LOG2_E
-    powers = jnp.exp2(logits - jax.lax.broadcast_in_dim(top, logits.shape, [0]))
-    total = powers.sum(axis=1)
-    if shift is None:
-        return ((top + jnp.log2(total)) * math.log(2),)
-    return total, powers.astype(dtype)
+    logits = logits_ref[...]
+
+    def of(logits: jax.Array) -> tuple[jax.Array, ...]:
+        logits = logits * _LOG2_E
+        top = logits.max(axis=1) if shift is None else shift * _LOG2_E
+        powers = jnp.exp2(logits - jax.lax.broadcast_in_dim(top, logits.shape, [0]))
+        total = powers.sum(axis=1)
+        if shift is None:
+            return ((top + jnp.log2(total)) * math.log(2),)
+        return total, powers.astype(dtype)
+
+    # Most tiles have none, and pay nothing for those that have.
+    return jax.lax.cond(has_target, lambda: of(_without(logits, targets)), lambda: of(logits))
 
 
 def _without(logits: jax.Array, targets: jax.Array) -> jax.Array:
