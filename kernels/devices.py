@@ -1,12 +1,14 @@
 """What every kernel needs to know of several devices."""
 
 import collections
+import functools
 import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
@@ -27,6 +29,11 @@ def over_devices(function: Callable, rule: str, *, cut: tuple[str, ...]) -> Call
     """
     names, result_names = ([axes.split() for axes in side.split(",")] for side in rule.split("->"))
 
+    @functools.cache  # JAX would lower the function for every call of it, a kernel in a second
+    def lowered(platform: str, *types: jax.ShapeDtypeStruct) -> jax.export.Exported:
+        platform = jax.export.default_export_platform() if platform == "gpu" else platform
+        return jax.export.export(jax.jit(function), platforms=[platform])(*types)
+
     def partition(mesh: Mesh, inputs: Any, outputs: Any) -> tuple[Any, Callable, Any, Any]:
         if mesh.empty:  # in `jax.set_mesh`, when no array was placed: each device has all of them
             mesh = Mesh(np.array(list(inputs[0].sharding.device_set)), "devices")
@@ -37,7 +44,8 @@ def over_devices(function: Callable, rule: str, *, cut: tuple[str, ...]) -> Call
         def local(*arrays: jax.Array) -> tuple[jax.Array, ...]:
             # A mesh that the caller has set is not for the parts.
             with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):
-                found = zip(function(*arrays), result_names, strict=True)
+                part = lowered(mesh.devices.flat[0].platform, *map(_type_of, arrays))
+                found = zip(part.call(*arrays), result_names, strict=True)
                 return tuple(_sum_over(places, axes, array) for array, axes in found)
 
         def shardings(arrays: list[list[str]]) -> tuple[NamedSharding, ...]:
@@ -60,6 +68,10 @@ def over_devices(function: Callable, rule: str, *, cut: tuple[str, ...]) -> Call
         return (function if is_cut else one_by_one)(*arrays)
 
     return run
+
+
+def _type_of(array: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
 def _places(

@@ -83,12 +83,7 @@ def _attention(
 
 
 def _attention_forward(arrays, problem, sizes, with_lse):
-    packed = len(arrays) == 4
-
-    def run(q_BTNH, k_BSKH, v_BSKH, start_BT=None):
-        return forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes.forward)
-
-    found = _under_vmap(partitioned_forward(run, packed))(*arrays)
+    found = _forward(problem, sizes, len(arrays) == 4)(*arrays)
     out_BTNH, lse_BNL = alike(*found, *arrays)[:2]
     results = [out_BTNH]
     if with_lse:
@@ -98,11 +93,32 @@ def _attention_forward(arrays, problem, sizes, with_lse):
 
 def _attention_backward(problem, sizes, with_lse, kept, gradients):
     arrays, out_BTNH, lse_BNL = kept
-    packed = len(arrays) == 4
     do_BTNH, *dlse = gradients
     if with_lse:
         missing = lse_BNL.shape[2] - out_BTNH.shape[1]
         dlse = [jnp.pad(dlse[0].swapaxes(1, 2), ((0, 0), (0, 0), (0, missing)))]
+    run = _backward(problem, sizes, len(arrays) == 4, with_lse)
+    grads = alike(*run(*arrays, out_BTNH, do_BTNH, lse_BNL, *dlse), *arrays)[:3]
+    none = [np.zeros(start_BT.shape, jax.dtypes.float0) for start_BT in arrays[3:]]
+    return ((*grads, *none),)
+
+
+_attention.defvjp(_attention_forward, _attention_backward)
+
+
+@functools.cache
+def _forward(problem: Problem, sizes: tuning.Sizes, packed: bool) -> Callable:
+    """As `partitioned_forward` says; one function for all layers, which are alike."""
+
+    def run(q_BTNH, k_BSKH, v_BSKH, start_BT=None):
+        return forward(q_BTNH, k_BSKH, v_BSKH, start_BT, problem, sizes.forward)
+
+    return _under_vmap(partitioned_forward(run, packed))
+
+
+@functools.cache
+def _backward(problem: Problem, sizes: tuning.Sizes, packed: bool, with_lse: bool) -> Callable:
+    """As `partitioned_backward` says; one function for all layers."""
 
     def run(q_BTNH, k_BSKH, v_BSKH, *more):
         start_BT, more = (more[0], more[1:]) if packed else (None, more)
@@ -111,13 +127,7 @@ def _attention_backward(problem, sizes, with_lse, kept, gradients):
             q_BTNH, k_BSKH, v_BSKH, start_BT, *more, problem, sizes.grad_q, sizes.grad_kv
         )
 
-    run = _under_vmap(partitioned_backward(run, packed, with_lse))
-    grads = alike(*run(*arrays, out_BTNH, do_BTNH, lse_BNL, *dlse), *arrays)[:3]
-    none = [np.zeros(start_BT.shape, jax.dtypes.float0) for start_BT in arrays[3:]]
-    return ((*grads, *none),)
-
-
-_attention.defvjp(_attention_forward, _attention_backward)
+    return _under_vmap(partitioned_backward(run, packed, with_lse))
 
 
 def _under_vmap(function: Callable) -> Callable:

@@ -101,6 +101,43 @@ HOWEVER_CUT = """
             np.testing.assert_allclose(x, y, atol=1e-5, err_msg=f"{N} {K} {specs}")
 """
 
+LAYERS = """
+    import jax, jax.numpy as jnp, numpy as np
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+    from kernels.attention import attention_and_lse, fused
+    from kernels.attention.tiles import LOG2_E
+
+    lowered = []
+
+    def forward(q, k, v, start, problem, sizes):
+        lowered.append(q.shape)
+        out, lse = attention_and_lse(q, k, v, scale=problem.scale, impl="xla")
+        return out, lse.swapaxes(1, 2) * LOG2_E
+
+    fused.forward = forward
+
+    def layers(scale, x):
+        for _ in range(3):
+            x = fused.attention_pallas(x, x, x, segment_start_BT=None, causal=True, scale=scale)
+        return x
+
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    x = np.random.default_rng(0).standard_normal((4, 16, 2, 64)).astype(np.float32)
+    placed = jax.device_put(x, NamedSharding(mesh, P("data")))
+    for scale in 0.1, 0.2:
+        found = jax.jit(layers, static_argnums=0)(scale, placed)
+        assert sorted(lowered) == [(1, 16, 2, 64), (4, 16, 2, 64)], lowered
+        lowered.clear()
+        for _ in range(3):
+            x = attention_and_lse(x, x, x, scale=scale, impl="xla")[0]
+        np.testing.assert_allclose(found, x, atol=1e-5)
+        x = np.asarray(placed)
+"""
+
+
+def test_layers_that_are_alike_are_lowered_once() -> None:
+    four_devices.run(LAYERS)
+
 
 def test_by_batch_and_heads_nothing_is_gathered() -> None:
     four_devices.run(BY_BATCH_AND_HEADS)
