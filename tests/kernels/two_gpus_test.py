@@ -9,9 +9,15 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kernels.attention import attention
+from kernels.devices import is_hopper
 from kernels.loss import linear_cross_entropy
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not is_hopper() or jax.device_count() < 2, reason="needs two Hopper GPUs in one host"
+    ),
+]
 
 # By their names: how many of an array's axes stand before the one that is cut.
 ATTENTION = {"batch": 0, "positions": 1, "heads": 2}
@@ -24,8 +30,6 @@ def normal(*shape: int) -> np.ndarray:
 
 def on_two(function: Callable, arrays: list[np.ndarray], axes: list[int | None]) -> list[Array]:
     """The function's results under jit, each array cut along its axis over two GPUs, or whole."""
-    if jax.device_count() < 2:
-        pytest.skip("needs two GPUs")
     mesh = jax.make_mesh((2,), ("both",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     places = (
         PartitionSpec(*[None] * axis, "both") if axis is not None else PartitionSpec()
