@@ -156,9 +156,9 @@ def _require_same_run(config: TrainConfig, settings: dict[str, Any]) -> None:
     if not any((out / CHECKPOINTS).glob("[0-9]*")):
         return
     before = read_json(out / _SETTINGS)
-    for name in settings.keys() - set(_PATHS):
+    for name in settings:
         was = before.get(name) if isinstance(before, dict) else None
-        if was != settings[name]:
+        if name not in _PATHS and was != settings[name]:
             raise TrainError(
                 f"{out}: a run with {name}={was!r} lives here, this one has {settings[name]!r}; "
                 "choose another --out, or give the same settings and inputs to go on"

@@ -383,10 +383,40 @@ def test_a_damaged_checkpoint_is_one_line_that_names_it(inputs, tmp_path):
     for file in newest.rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:3])
-    with pytest.raises(TrainError, match=r"checkpoints/12: the checkpoint is damaged; remove"):
+    with pytest.raises(TrainError, match=r"checkpoints/12: the checkpoint is damaged or"):
         train(_config(inputs, tmp_path / "run"))
     shutil.rmtree(newest)
     assert train(_config(inputs, tmp_path / "run"))["status"] == "OK"
+
+
+@pytest.mark.parametrize("part", ["state", "found"])
+def test_a_changed_bit_in_a_checkpoint_is_found(inputs, tmp_path, part):
+    train(_config(inputs, tmp_path / "run"))
+    files = (tmp_path / "run" / "checkpoints" / "12" / part).rglob("*")
+    file = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
+    data = bytearray(file.read_bytes())
+    # In a parameter, or in a digit of a loss, which is JSON after it as before.
+    place = len(data) // 2 if part == "state" else data.index(b'"loss": ') + len(b'"loss": ')
+    data[place] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(TrainError, match=r"checkpoints/12: the checkpoint is damaged"):
+        train(_config(inputs, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"5", b"\xff", b"\0", b'{"kind": "step", "step": 1}', b"[" * 9999]
+)
+def test_what_is_no_record_is_one_line(tmp_path, line):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b'{"kind": "eval", "step": 0, "val_loss": 1.5}\n' + line + b"\n")
+    with pytest.raises(TrainError, match=r"records.jsonl:2: is no record of a run: remove"):
+        list(read_records(path))
+
+
+def test_the_first_setting_that_differs_is_told(inputs, tmp_path):
+    train(_config(inputs, tmp_path / "run"))
+    with pytest.raises(TrainError, match=r"a run with lr=0.01 lives here, this one has 0.02"):
+        train(_config(inputs, tmp_path / "run", lr=2e-2))  # which changes lr_min as well
 
 
 def test_a_full_disk_is_one_line(inputs, tmp_path, monkeypatch):
