@@ -62,7 +62,9 @@ class Checkpoints:
         )
         try:
             restored = self._manager.restore(step, args=args)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except jax.errors.JaxRuntimeError:
+            raise  # too little memory, of which the checkpoint knows nothing
+        except Exception as error:  # orbax raises that too, besides the errors of JSON and files
             raise self._damaged(step) from error
         state, note = restored["state"], restored["found"]
         if (

@@ -404,6 +404,25 @@ def test_a_changed_bit_in_a_checkpoint_is_found(inputs, tmp_path, part):
 
 
 @pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Exception("Encountered error while reading array index"), "12: the checkpoint is damaged"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), "memory is too small"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_not_damaged(
+    inputs, tmp_path, monkeypatch, error, message
+):
+    def fail(*_, **__):
+        raise error
+
+    train(_config(inputs, tmp_path / "run"))
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    with pytest.raises(TrainError, match=message):
+        train(_config(inputs, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
     "line", [b"", b"5", b"\xff", b"\0", b'{"kind": "step", "step": 1}', b"[" * 9999]
 )
 def test_what_is_no_record_is_one_line(tmp_path, line):
