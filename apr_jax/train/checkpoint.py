@@ -1,10 +1,15 @@
 """Checkpoints to resume a run from, kept by orbax: the whole state and what the run had found."""
 
+import contextlib
 import hashlib
 import json
+import logging
 import pathlib
+import sys
+from collections.abc import Iterator
 from typing import Any
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
@@ -42,9 +47,11 @@ class Checkpoints:
             found=ocp.args.JsonSave(note | {"sha256": _digest(note)}),
         )
         try:
-            self._manager.save(step, args=args)
+            with _told_once():
+                self._manager.save(step, args=args)
         except (OSError, ValueError, RuntimeError) as error:  # tensorstore raises all three
-            reason = str(error).splitlines()[0][:200]
+            # The system's reason stands last, after long names of files.
+            reason = str(error).splitlines()[0].split(" [os_error_code")[0].split(": ")[-1][:200]
             raise WriteError(
                 f"{self._folder}: the checkpoint of step {step} cannot be written ({reason}); make "
                 "room and give the same command again"
@@ -85,6 +92,23 @@ class Checkpoints:
             "remove that folder and give the same command again, to go on from the one before or "
             "from the start"
         )
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """Let the caller alone tell what is raised: threads and futures of a failed save, some of them
+    long after it, print it hundreds of times."""
+    hook, verbosity = sys.unraisablehook, absl.logging.get_verbosity()
+    sys.unraisablehook = lambda _: None
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    try:
+        yield
+    except BaseException:
+        logging.getLogger("asyncio").disabled = True
+        raise
+    finally:
+        sys.unraisablehook = hook
+        absl.logging.set_verbosity(verbosity)
 
 
 def _digest(note: dict[str, Any]) -> str:

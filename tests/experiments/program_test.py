@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -17,12 +18,13 @@ PROGRAMS = sorted(
 )
 
 
-def run(program, *flags):
+def run(program, *flags, **options):
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{program}", *map(str, flags)],
         cwd=ROOT,
         capture_output=True,
         text=True,
+        **options,
     )
 
 
@@ -64,7 +66,7 @@ def test_a_value_without_its_flag():
     assert_refused(run("inspect_apr", "--apr=x", "y"), "unexpected argument 'y'")
 
 
-def _finetune(inputs, tmp_path, **flags):
+def _finetune(inputs, tmp_path, *, options=None, **flags):
     flags = {
         "init": inputs / "init.apr",
         "shards": inputs / "train",
@@ -76,7 +78,18 @@ def _finetune(inputs, tmp_path, **flags):
         "batch_size": 4,
         "mode": "from_scratch",
     } | flags
-    return run("finetune", *(f"--{name}={value}" for name, value in flags.items()))
+    flags = [f"--{name}={value}" for name, value in flags.items()]
+    return run("finetune", *flags, **(options or {}))
+
+
+def test_a_disk_that_takes_no_checkpoint_is_told_once(inputs, tmp_path):
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # of each file
+
+    result = _finetune(inputs, tmp_path, save_every=2, options={"preexec_fn": limit})
+    assert result.returncode == 2
+    assert "the checkpoint of step 2 cannot be written (File too large); make" in result.stderr
+    assert "Traceback" not in result.stderr and result.stderr.count("File too large") == 1
 
 
 def test_finetune_tells_how_it_ended(inputs, tmp_path):
