@@ -19,7 +19,7 @@ from apr_jax.codec import open_apr, write_apr
 from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.files import WriteError
 from apr_jax.model import load_model
-from apr_jax.train import TrainConfig, TrainError, loop, train
+from apr_jax.train import TrainConfig, TrainError, loop, prepare, train
 from apr_jax.train.parallel import DataParallel
 from apr_jax.train.records import read_records
 from tests.train.fixtures import TINY, write_model, write_shards
@@ -180,6 +180,14 @@ def test_a_resumed_run_must_have_the_same_inputs(inputs, tmp_path):
     ids.tofile(shards / "shard-00001.bin")
     with pytest.raises(TrainError, match="a run with shards_sha256="):
         train(_config(mine, tmp_path / "run", steps=3))
+
+
+def test_a_model_changed_in_its_middle_is_another(tmp_path):
+    values = np.zeros(1_000_000, np.float32)
+    for number in range(2):
+        values[500_000] = number
+        write_apr(tmp_path / f"{number}.apr", {"w": values}, TINY.to_apr())
+    assert prepare._fingerprint(tmp_path / "0.apr") != prepare._fingerprint(tmp_path / "1.apr")
 
 
 def test_a_finished_run_started_again_answers_the_same(inputs, tmp_path):
