@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 
@@ -18,13 +17,12 @@ PROGRAMS = sorted(
 )
 
 
-def run(program, *flags, **options):
+def run(program, *flags, before=()):
     return subprocess.run(
-        [sys.executable, "-m", f"experiments.{program}", *map(str, flags)],
+        [*before, sys.executable, "-m", f"experiments.{program}", *map(str, flags)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        **options,
     )
 
 
@@ -66,7 +64,7 @@ def test_a_value_without_its_flag():
     assert_refused(run("inspect_apr", "--apr=x", "y"), "unexpected argument 'y'")
 
 
-def _finetune(inputs, tmp_path, *, options=None, **flags):
+def _finetune(inputs, tmp_path, *, before=(), **flags):
     flags = {
         "init": inputs / "init.apr",
         "shards": inputs / "train",
@@ -79,14 +77,12 @@ def _finetune(inputs, tmp_path, *, options=None, **flags):
         "mode": "from_scratch",
     } | flags
     flags = [f"--{name}={value}" for name, value in flags.items()]
-    return run("finetune", *flags, **(options or {}))
+    return run("finetune", *flags, before=before)
 
 
 def test_a_disk_that_takes_no_checkpoint_is_told_once(inputs, tmp_path):
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # of each file
-
-    result = _finetune(inputs, tmp_path, save_every=2, options={"preexec_fn": limit})
+    limit = ("sh", "-c", 'ulimit -f 40; exec "$0" "$@"')  # blocks, of each file
+    result = _finetune(inputs, tmp_path, save_every=2, before=limit)
     assert result.returncode == 2
     assert "the checkpoint of step 2 cannot be written (File too large); make" in result.stderr
     assert "Traceback" not in result.stderr and result.stderr.count("File too large") == 1
