@@ -81,7 +81,7 @@ def _finetune(inputs, tmp_path, *, before=(), **flags):
 
 
 def test_a_disk_that_takes_no_checkpoint_is_told_once(inputs, tmp_path):
-    limit = ("sh", "-c", 'ulimit -f 40; exec "$0" "$@"')  # blocks, of each file
+    limit = ("sh", "-c", 'ulimit -f 80; exec "$0" "$@"')  # blocks, of each file
     result = _finetune(inputs, tmp_path, save_every=2, before=limit)
     assert result.returncode == 2
     assert "the checkpoint of step 2 cannot be written (File too large); make" in result.stderr
