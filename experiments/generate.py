@@ -36,7 +36,9 @@ _TEMPERATURE = flags.DEFINE_float(
 _TOP_P = flags.DEFINE_float(
     "top_p", 1.0, "sample among the likeliest tokens that reach this probability; 1 is all"
 )
-_SEED = flags.DEFINE_integer("seed", 0, "decides every sample")
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "decides every sample", lower_bound=0, upper_bound=2**32 - 1
+)
 _OUT = flags.DEFINE_string("out", None, "folder for report.json; unset writes none")
 _TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
 flags.mark_flags_as_required(["apr", "prompt"])

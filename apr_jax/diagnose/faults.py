@@ -9,7 +9,7 @@ class Fault:
     """One finding that makes a checkpoint, or the forward pass on it, another model.
 
     `id` is one of CONFIG, MISSING, EXTRA, SHAPE, MISLABELLED, TRANSPOSED, ROPE-PAIRING, ZEROED,
-    SCALED, SHIFTED, NOT-FINITE, DIFFERENT, FORWARD.
+    SCALED, SHIFTED, NOT-FINITE, MISPLACED, PERMUTED, DIFFERENT, FORWARD.
     """
 
     id: str

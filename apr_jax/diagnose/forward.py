@@ -9,6 +9,7 @@ import numpy as np
 
 from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.diagnose.faults import Fault
+from apr_jax.files import finite
 from apr_jax.model import Qwen2, intermediates, to_tree
 
 # Relative L2 error of a float32 operator that is right stays far under this.
@@ -38,22 +39,26 @@ def check_forward(
     return None, errors["logits"]
 
 
-def compare_logits(ours_BTV: np.ndarray, reference_BTV: np.ndarray) -> dict[str, float]:
-    """How two models answer the same ids: `relative_error`, `argmax_agreement`, `kl` (nats)."""
+def compare_logits(ours_BTV: np.ndarray, reference_BTV: np.ndarray) -> dict[str, float | None]:
+    """How two models answer the same ids: `relative_error`, `argmax_agreement`, `kl` (nats).
+
+    None stands for a number that is not finite.
+    """
     log_p_BTV, log_q_BTV = _log_softmax(reference_BTV), _log_softmax(ours_BTV)
     same = ours_BTV.argmax(-1) == reference_BTV.argmax(-1)
     kl_BT = (np.exp(log_p_BTV) * (log_p_BTV - log_q_BTV)).sum(-1)
     return {
-        "relative_error": relative_error(ours_BTV, reference_BTV),
+        "relative_error": finite(relative_error(ours_BTV, reference_BTV)),
         "argmax_agreement": float(same.mean()),
-        "kl": float(kl_BT.mean()),
+        "kl": finite(float(kl_BT.mean())),
     }
 
 
 def relative_error(ours: np.ndarray, reference: np.ndarray) -> float:
     """L2 norm of the difference over that of the reference."""
-    difference = np.linalg.norm((ours.astype(np.float64) - reference).ravel())
-    return float(difference / max(float(np.linalg.norm(reference.ravel())), 1e-30))
+    with np.errstate(over="ignore", invalid="ignore"):  # the result says it
+        difference = np.linalg.norm((ours.astype(np.float64) - reference).ravel())
+        return float(difference / max(float(np.linalg.norm(reference.ravel())), 1e-30))
 
 
 def _log_softmax(logits_BTV: np.ndarray) -> np.ndarray:

@@ -1,9 +1,17 @@
 """Checkpoints to resume a run from, kept by orbax: the whole state and what the run had found."""
 
+import contextlib
+import hashlib
+import json
+import logging
 import pathlib
+import sys
+from collections.abc import Iterator
 from typing import Any
 
+import absl.logging
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from apr_jax.files import WriteError
@@ -33,13 +41,17 @@ class Checkpoints:
         Raises:
           WriteError: the disk is full, or refuses.
         """
+        note = {"found": found, "state": _checksums(state)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), found=ocp.args.JsonSave(found)
+            state=ocp.args.StandardSave(state),
+            found=ocp.args.JsonSave(note | {"sha256": _digest(note)}),
         )
         try:
-            self._manager.save(step, args=args)
+            with _told_once():
+                self._manager.save(step, args=args)
         except (OSError, ValueError, RuntimeError) as error:  # tensorstore raises all three
-            reason = str(error).splitlines()[0][:200]
+            # The system's reason stands last, after long names of files.
+            reason = str(error).splitlines()[0].split(" [os_error_code")[0].split(": ")[-1][:200]
             raise WriteError(
                 f"{self._folder}: the checkpoint of step {step} cannot be written ({reason}); make "
                 "room and give the same command again"
@@ -49,7 +61,7 @@ class Checkpoints:
         """The state and findings saved at `step`, placed on devices as `like` is.
 
         Raises:
-          TrainError: the checkpoint is damaged.
+          TrainError: the checkpoint is damaged, if only by a bit.
         """
         wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(
@@ -57,13 +69,59 @@ class Checkpoints:
         )
         try:
             restored = self._manager.restore(step, args=args)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise TrainError(
-                f"{self._folder / str(step)}: the checkpoint is damaged; remove that folder and "
-                "give the same command again, to go on from the one before or from the start"
-            ) from error
-        return restored["state"], restored["found"]
+        except jax.errors.JaxRuntimeError:
+            raise  # too little memory, of which the checkpoint knows nothing
+        except Exception as error:  # orbax raises that too, besides the errors of JSON and files
+            raise self._damaged(step) from error
+        state, note = restored["state"], restored["found"]
+        if (
+            not isinstance(note, dict)
+            or note.pop("sha256", None) != _digest(note)
+            or note["state"] != _checksums(state)
+        ):
+            raise self._damaged(step)
+        return state, note["found"]
 
     def close(self) -> None:
         """Wait for writes and release the folder."""
         self._manager.close()
+
+    def _damaged(self, step: int) -> TrainError:
+        return TrainError(
+            f"{self._folder / str(step)}: the checkpoint is damaged or of an earlier version; "
+            "remove that folder and give the same command again, to go on from the one before or "
+            "from the start"
+        )
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """Let the caller alone tell what is raised: threads and futures of a failed save, some of them
+    long after it, print it hundreds of times."""
+    hook, verbosity = sys.unraisablehook, absl.logging.get_verbosity()
+    sys.unraisablehook = lambda _: None
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    try:
+        yield
+    except BaseException:
+        logging.getLogger("asyncio").disabled = True
+        raise
+    finally:
+        sys.unraisablehook = hook
+        absl.logging.set_verbosity(verbosity)
+
+
+def _digest(note: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
+
+
+def _checksums(state: TrainState) -> list[int]:
+    """One of each leaf, taken where it lies: what is stored of it has none by itself."""
+    return [int(sum_) for sum_ in jax.device_get([_checksum(x) for x in jax.tree.leaves(state)])]
+
+
+@jax.jit
+def _checksum(leaf: jax.Array) -> jax.Array:
+    """Sum of the leaf's 32-bit words times odd numbers, modulo 2^32: no changed bit leaves it."""
+    words = jax.lax.bitcast_convert_type(leaf, jnp.uint32).ravel()
+    return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)

@@ -21,7 +21,7 @@ from apr_jax.train.parallel import DataParallel
 CHECKPOINTS = "checkpoints"
 _SETTINGS = "settings.json"
 _PATHS = ("init", "shards", "val_shards", "out")
-_HEAD_BYTES = 1 << 20
+_END_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +156,9 @@ def _require_same_run(config: TrainConfig, settings: dict[str, Any]) -> None:
     if not any((out / CHECKPOINTS).glob("[0-9]*")):
         return
     before = read_json(out / _SETTINGS)
-    for name in settings.keys() - set(_PATHS):
+    for name in settings:
         was = before.get(name) if isinstance(before, dict) else None
-        if was != settings[name]:
+        if name not in _PATHS and was != settings[name]:
             raise TrainError(
                 f"{out}: a run with {name}={was!r} lives here, this one has {settings[name]!r}; "
                 "choose another --out, or give the same settings and inputs to go on"
@@ -166,12 +166,18 @@ def _require_same_run(config: TrainConfig, settings: dict[str, Any]) -> None:
 
 
 def _fingerprint(path: str | os.PathLike[str]) -> str:
-    """Of a model or a folder of shards: names, sizes and the first MiB of each file."""
+    """Of a model or a folder of shards: names, sizes, the first and the last MiB of each file.
+
+    Of what lies between, manifests and metadata, which come first, and the checksum that ends an
+    `.apr` file tell; a large safetensors file has nothing that would.
+    """
     root, digest = pathlib.Path(path), hashlib.sha256()
     files = sorted(p for p in root.iterdir() if p.is_file()) if root.is_dir() else [root]
     for file in files:
         with file.open("rb") as stream:
-            head = stream.read(_HEAD_BYTES)
+            ends = stream.read(_END_BYTES)
+            stream.seek(max(stream.tell(), file.stat().st_size - _END_BYTES))
+            ends += stream.read(_END_BYTES)
         name = file.name if root.is_dir() else ""
-        digest.update(f"{name}\0{file.stat().st_size}\0".encode() + hashlib.sha256(head).digest())
+        digest.update(f"{name}\0{file.stat().st_size}\0".encode() + hashlib.sha256(ends).digest())
     return digest.hexdigest()

@@ -9,6 +9,11 @@ from typing import Any
 from apr_jax.files import WriteError, write_bytes
 from apr_jax.train.config import TrainError
 
+_FIELDS = {  # that are read again
+    "step": {"train_loss", "tokens", "wall_ms", "compiled"},
+    "eval": {"val_loss"},
+}
+
 
 class Records:
     """Appends to a JSONL file; each line is with the operating system before `add` returns."""
@@ -40,12 +45,21 @@ def read_records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     """The records of `path` in order, none if it does not exist; a torn last line is left out."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines[:-1], start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            yield json.loads(line)
-        except ValueError as error:
-            raise TrainError(f"{path}:{number}: not a JSON record ({error})") from error
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not _is_record(record):
+            raise TrainError(f"{path}:{number}: is no record of a run: remove that line")
+        yield record
+
+
+def _is_record(value: Any) -> bool:
+    if not isinstance(value, dict) or type(value.get("step")) is not int:
+        return False
+    fields = _FIELDS.get(str(value.get("kind")))
+    return fields is not None and fields <= value.keys()
 
 
 def throughput(path: pathlib.Path) -> tuple[float | None, float | None]:

@@ -1,6 +1,7 @@
 """Every known mistake, made on purpose, is found and named."""
 
 import dataclasses
+import json
 
 import ml_dtypes
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 from apr_jax.codec import open_apr, write_apr
 from apr_jax.diagnose import crosscheck
 from apr_jax.diagnose import forward as forward_lib
+from apr_jax.errors import UserError
 from apr_jax.model import qwen2
 from tests.train.fixtures import TINY, write_model
 
 Q = "model.layers.1.self_attn.q_proj.weight"
 UP = "model.layers.0.mlp.up_proj.weight"
+GATE = "model.layers.0.mlp.gate_proj.weight"
 NORM = "model.norm.weight"
+EMBED = "model.embed_tokens.weight"
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +107,14 @@ def _spoil(tensors):
     tensors[UP][2, 3] = np.inf
 
 
+def _permute(tensors):
+    tensors[EMBED] = np.roll(tensors[EMBED], 1, axis=0)
+
+
+def _exchange(tensors):
+    tensors[UP], tensors[GATE] = tensors[GATE], tensors[UP]
+
+
 def _flip_one(tensors):
     tensors[UP][4, 5] = -tensors[UP][4, 5]
 
@@ -117,6 +129,7 @@ def _flip_one(tensors):
         (_scale, "SCALED", UP),
         (_shift, "SHIFTED", NORM),
         (_spoil, "NOT-FINITE", UP),
+        (_permute, "PERMUTED", EMBED),
         (_flip_one, "DIFFERENT", UP),
     ],
 )
@@ -128,6 +141,38 @@ def test_a_spoilt_tensor(reference, tmp_path, change, kind, where):
         assert found["logits"] is None
     else:
         assert found["logits"]["relative_error"] > 0
+
+
+def test_exchanged_tensors_are_named(reference, tmp_path):
+    found = _changed(reference, tmp_path, _exchange)
+    assert _kinds(found) == {("MISPLACED", UP), ("MISPLACED", GATE)}
+    assert f"{GATE}: is the reference's {UP}, bit for bit" in found["verdict"]
+
+
+def test_a_reference_that_lacks_a_tensor_is_none(reference, tmp_path):
+    tensors, metadata = _read(reference)
+    del tensors[UP]
+    write_apr(tmp_path / "cut.apr", tensors, metadata)
+    with pytest.raises(UserError, match=rf"is no reference.*1 missing \({UP}\)"):
+        crosscheck(reference, tmp_path / "cut.apr")
+
+
+def test_values_that_are_not_finite_are_none_of_a_reference(reference, tmp_path):
+    tensors, metadata = _read(reference)
+    _spoil(tensors)
+    write_apr(tmp_path / "spoilt.apr", tensors, metadata)
+    with pytest.raises(UserError, match=rf"is no reference: {UP} has 1 of 1,536 values"):
+        crosscheck(tmp_path / "spoilt.apr", tmp_path / "spoilt.apr")
+
+
+def test_a_forward_pass_that_overflows_has_a_report(reference, tmp_path):
+    def enlarge(tensors):
+        tensors[NORM] = (tensors[NORM].astype(np.float32) * 2e38).astype(ml_dtypes.bfloat16)
+
+    found = _changed(reference, tmp_path, enlarge)
+    assert found["faults"][0]["where"] == NORM
+    assert found["forward_error"] is None
+    json.dumps(found, allow_nan=False)
 
 
 def test_a_missing_bias(reference, tmp_path):

@@ -17,9 +17,9 @@ PROGRAMS = sorted(
 )
 
 
-def run(program, *flags):
+def run(program, *flags, before=()):
     return subprocess.run(
-        [sys.executable, "-m", f"experiments.{program}", *map(str, flags)],
+        [*before, sys.executable, "-m", f"experiments.{program}", *map(str, flags)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -64,7 +64,7 @@ def test_a_value_without_its_flag():
     assert_refused(run("inspect_apr", "--apr=x", "y"), "unexpected argument 'y'")
 
 
-def _finetune(inputs, tmp_path, **flags):
+def _finetune(inputs, tmp_path, *, before=(), **flags):
     flags = {
         "init": inputs / "init.apr",
         "shards": inputs / "train",
@@ -76,7 +76,16 @@ def _finetune(inputs, tmp_path, **flags):
         "batch_size": 4,
         "mode": "from_scratch",
     } | flags
-    return run("finetune", *(f"--{name}={value}" for name, value in flags.items()))
+    flags = [f"--{name}={value}" for name, value in flags.items()]
+    return run("finetune", *flags, before=before)
+
+
+def test_a_disk_that_takes_no_checkpoint_is_told_once(inputs, tmp_path):
+    limit = ("sh", "-c", 'ulimit -f 80; exec "$0" "$@"')  # blocks, of each file
+    result = _finetune(inputs, tmp_path, save_every=2, before=limit)
+    assert result.returncode == 2
+    assert "the checkpoint of step 2 cannot be written (File too large); make" in result.stderr
+    assert "Traceback" not in result.stderr and result.stderr.count("File too large") == 1
 
 
 def test_finetune_tells_how_it_ended(inputs, tmp_path):

@@ -19,7 +19,7 @@ from apr_jax.codec import open_apr, write_apr
 from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.files import WriteError
 from apr_jax.model import load_model
-from apr_jax.train import TrainConfig, TrainError, loop, train
+from apr_jax.train import TrainConfig, TrainError, loop, prepare, train
 from apr_jax.train.parallel import DataParallel
 from apr_jax.train.records import read_records
 from tests.train.fixtures import TINY, write_model, write_shards
@@ -180,6 +180,14 @@ def test_a_resumed_run_must_have_the_same_inputs(inputs, tmp_path):
     ids.tofile(shards / "shard-00001.bin")
     with pytest.raises(TrainError, match="a run with shards_sha256="):
         train(_config(mine, tmp_path / "run", steps=3))
+
+
+def test_a_model_changed_in_its_middle_is_another(tmp_path):
+    values = np.zeros(1_000_000, np.float32)
+    for number in range(2):
+        values[500_000] = number
+        write_apr(tmp_path / f"{number}.apr", {"w": values}, TINY.to_apr())
+    assert prepare._fingerprint(tmp_path / "0.apr") != prepare._fingerprint(tmp_path / "1.apr")
 
 
 def test_a_finished_run_started_again_answers_the_same(inputs, tmp_path):
@@ -383,10 +391,59 @@ def test_a_damaged_checkpoint_is_one_line_that_names_it(inputs, tmp_path):
     for file in newest.rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:3])
-    with pytest.raises(TrainError, match=r"checkpoints/12: the checkpoint is damaged; remove"):
+    with pytest.raises(TrainError, match=r"checkpoints/12: the checkpoint is damaged or"):
         train(_config(inputs, tmp_path / "run"))
     shutil.rmtree(newest)
     assert train(_config(inputs, tmp_path / "run"))["status"] == "OK"
+
+
+@pytest.mark.parametrize("part", ["state", "found"])
+def test_a_changed_bit_in_a_checkpoint_is_found(inputs, tmp_path, part):
+    train(_config(inputs, tmp_path / "run"))
+    files = (tmp_path / "run" / "checkpoints" / "12" / part).rglob("*")
+    file = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
+    data = bytearray(file.read_bytes())
+    # In a parameter, or in a digit of a loss, which is JSON after it as before.
+    place = len(data) // 2 if part == "state" else data.index(b'"loss": ') + len(b'"loss": ')
+    data[place] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(TrainError, match=r"checkpoints/12: the checkpoint is damaged"):
+        train(_config(inputs, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (Exception("Encountered error while reading array index"), "12: the checkpoint is damaged"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), "memory is too small"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_not_damaged(
+    inputs, tmp_path, monkeypatch, error, message
+):
+    def fail(*_, **__):
+        raise error
+
+    train(_config(inputs, tmp_path / "run"))
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    with pytest.raises(TrainError, match=message):
+        train(_config(inputs, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"5", b"\xff", b"\0", b'{"kind": "step", "step": 1}', b"[" * 9999]
+)
+def test_what_is_no_record_is_one_line(tmp_path, line):
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(b'{"kind": "eval", "step": 0, "val_loss": 1.5}\n' + line + b"\n")
+    with pytest.raises(TrainError, match=r"records.jsonl:2: is no record of a run: remove"):
+        list(read_records(path))
+
+
+def test_the_first_setting_that_differs_is_told(inputs, tmp_path):
+    train(_config(inputs, tmp_path / "run"))
+    with pytest.raises(TrainError, match=r"a run with lr=0.01 lives here, this one has 0.02"):
+        train(_config(inputs, tmp_path / "run", lr=2e-2))  # which changes lr_min as well
 
 
 def test_a_full_disk_is_one_line(inputs, tmp_path, monkeypatch):
