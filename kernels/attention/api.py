@@ -39,10 +39,11 @@ def attention(
         segment_start[t] <= s <= t.
       causal: query t sees no key after its own place.
       q_offset: the place of the first query among the keys, for queries that continue a cache; at
-        least 0.
+        least 0, and in packed rows such that the last query has a key at its place.
       scale: factor on the scores; None is 1/sqrt(H). An array, traced or not, only by "xla".
       impl: "xla" runs everywhere; "pallas" is fused, on Hopper GPUs in 16 bits, its gradient the
-        same bits every time; "cudnn" is fused, on CUDA GPUs in 16 bits, without packed rows.
+        same bits every time; "cudnn" is fused, on CUDA GPUs in 16 bits, without packed rows. Only
+        "xla" has second derivatives.
 
     Returns:
       BTNH in the dtype of `q_BTNH`. The softmax is in float32.
@@ -93,8 +94,8 @@ def _run(
         raise ValueError(f"impl={impl!r} is not one of {', '.join(map(repr, IMPLEMENTATIONS))}")
     _check_arrays(q_BTNH, k_BSKH, v_BSKH)
     _check_visibility(q_BTNH, k_BSKH, segment_start_BT, causal, q_offset)
-    if not (scale is None or isinstance(scale, numbers.Real | jax.Array | np.ndarray)):
-        raise TypeError(f"scale must be a number or an array, not {scale!r}")
+    if not (scale is None or isinstance(scale, numbers.Real) or _is_one(scale)):
+        raise TypeError(f"scale must be a number or an array of one, not {scale!r}")
     scale = 1 / math.sqrt(q_BTNH.shape[-1]) if scale is None else scale
     if impl != "xla":
         _check_fused(impl, q_BTNH, segment_start_BT is not None, q_offset, scale, return_lse)
@@ -125,6 +126,7 @@ def _run(
 
 
 def _check_arrays(q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array) -> None:
+    _check_type(q=q_BTNH, k=k_BSKH, v=v_BSKH)
     shapes = f"q {q_BTNH.shape}, k {k_BSKH.shape}, v {v_BSKH.shape}"
     if not q_BTNH.ndim == k_BSKH.ndim == 4:
         raise ValueError(f"q, k and v need four axes [batch, position, head, channel]: {shapes}")
@@ -152,12 +154,17 @@ def _check_visibility(
     causal: bool,
     q_offset: int | jax.Array,
 ) -> None:
+    is_number = isinstance(q_offset, numbers.Integral)
+    if not (is_number or (_is_one(q_offset) and jnp.issubdtype(q_offset.dtype, jnp.integer))):
+        raise TypeError(f"q_offset must be an integer or an array of one, not {q_offset!r}")
     if not causal and not _is_zero(q_offset):
         raise ValueError("q_offset places queries under the causal mask: it needs causal=True")
-    if isinstance(q_offset, numbers.Integral) and q_offset < 0:
+    known = int(q_offset) if is_number or isinstance(q_offset, np.ndarray) else 0
+    if known < 0:
         raise ValueError(f"q_offset={q_offset} is before the first key: it must be at least 0")
     if segment_start_BT is None:
         return
+    _check_type(segment_start_BT=segment_start_BT)
     if not causal:
         raise ValueError(
             "segment_start_BT needs causal=True: alone it does not end a document, "
@@ -168,13 +175,24 @@ def _check_visibility(
             f"segment_start_BT has shape {segment_start_BT.shape}, "
             f"the queries need {q_BTNH.shape[:2]}"
         )
-    if k_BSKH.shape[1] < q_BTNH.shape[1]:
+    if k_BSKH.shape[1] < known + q_BTNH.shape[1]:
         raise ValueError(
-            f"segment_start_BT needs a key for each of the {q_BTNH.shape[1]} queries, there are "
-            f"{k_BSKH.shape[1]}: a document could have none"
+            f"segment_start_BT needs a key at the place of each of the {q_BTNH.shape[1]} queries, "
+            f"from {known} on, there are {k_BSKH.shape[1]}: a document could have none"
         )
     if segment_start_BT.dtype != jnp.int32:
         raise TypeError(f"segment_start_BT must be int32, not {segment_start_BT.dtype}")
+
+
+def _check_type(**arrays: Any) -> None:
+    for name, array in arrays.items():
+        if not isinstance(array, jax.Array | np.ndarray):
+            raise TypeError(f"{name} must be an array, not {type(array).__name__}")
+
+
+def _is_one(x: Any) -> bool:
+    """Whether `x` is an array of one number; of more, it could fit some axis of the scores."""
+    return isinstance(x, jax.Array | np.ndarray) and x.shape == ()
 
 
 def fastest(dtype: jnp.dtype, head_size: int, *, packed: bool) -> str:

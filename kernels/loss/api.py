@@ -4,7 +4,7 @@ Letters in shapes: B batch, T position, M tokens (B * T), D model, V vocabulary.
 """
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import jax
@@ -34,7 +34,8 @@ def linear_cross_entropy(
 
     Gradients are computed along with the loss, when it is differentiated, so that nothing is
     computed twice: the head is multiplied as often as with all logits in memory. What has weight 0
-    is in neither, even if its hidden state is not finite.
+    is in neither, even if its hidden state is not finite. `jax.grad` takes them once: for second
+    derivatives multiply all logits out.
 
     Tokens that share a target are added to its row in an order that XLA fixes on GPUs only with
     XLA_FLAGS=--xla_gpu_deterministic_ops=true: without, the last bits of the gradient of
@@ -69,8 +70,12 @@ def linear_cross_entropy(
     _check_arrays(x_BTD, weight_VD, targets_BT, weights_BT)
     if isinstance(z_loss, jax.core.Tracer):
         raise TypeError("z_loss must be a number, not traced: close over it, or make it static")
+    if not isinstance(z_loss, Real):
+        raise TypeError(f"z_loss must be a number, not {z_loss!r}")
     if not (math.isfinite(z_loss) and z_loss >= 0):
         raise ValueError(f"z_loss={z_loss} must be a finite number, at least 0")
+    if not (ignore_index is None or isinstance(ignore_index, Integral)):
+        raise TypeError(f"ignore_index must be an integer or None, not {ignore_index!r}")
     if not isinstance(max_bytes, Integral):
         raise TypeError(f"max_bytes must be an integer, not {max_bytes!r}")
     (B, T, D), V = x_BTD.shape, weight_VD.shape[0]

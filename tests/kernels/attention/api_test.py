@@ -135,7 +135,25 @@ REFUSED = {
     ),
     "offset without causal": (ValueError, "needs causal=True", {"q_offset": 1, "causal": False}),
     "offset before the first key": (ValueError, "must be at least 0", {"q_offset": -1}),
-    "scale": (TypeError, "scale must be a number or an array, not '1'", {"scale": "1"}),
+    "offset before the first key, an array": (
+        ValueError,
+        "must be at least 0",
+        {"q_offset": np.array(-1)},
+    ),
+    "offset not an integer": (TypeError, "q_offset must be an integer", {"q_offset": 1.5}),
+    "offset of every row": (TypeError, "an array of one", {"q_offset": np.array([1, 2])}),
+    "scale": (TypeError, "scale must be a number or an array of one, not '1'", {"scale": "1"}),
+    "scale of every key": (TypeError, "an array of one", {"scale": np.ones(9)}),
+    "segments of places after all keys": (
+        ValueError,
+        "each of the 9 queries, from 5 on, there are 9",
+        {"segment_start_BT": np.zeros((2, 9), np.int32), "q_offset": 5},
+    ),
+    "segments in a list": (
+        TypeError,
+        "segment_start_BT must be an array, not list",
+        {"segment_start_BT": [[0] * 9] * 2},
+    ),
     "segment shape": (
         ValueError,
         r"shape \(2, 8\), the queries need \(2, 9\)",
@@ -162,6 +180,12 @@ def test_refuses(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     k, v = np.ones(k_shape, dtype), np.ones(kwargs.pop("v", k_shape), dtype)
     with pytest.raises(error, match=message):
         attention(q, k, v, **kwargs)
+
+
+def test_refuses_a_list() -> None:
+    x = np.ones((2, 9, 2, 64), np.float32)
+    with pytest.raises(TypeError, match="k must be an array, not list"):
+        attention(x, x.tolist(), x, impl="xla")
 
 
 REFUSED_ON_A_GPU = {

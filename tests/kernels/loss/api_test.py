@@ -326,6 +326,12 @@ REFUSED = {
     "a list": (TypeError, "targets must be an array, not list", {"targets_BT": [[0] * 11] * 3}),
     "max_bytes not an integer": (TypeError, "must be an integer, not 10000.0", {"max_bytes": 1e4}),
     "negative z_loss": (ValueError, "z_loss=-1.0 must be", {"z_loss": -1.0}),
+    "z_loss in words": (TypeError, "z_loss must be a number, not '0.1'", {"z_loss": "0.1"}),
+    "ignore_index in words": (
+        TypeError,
+        "ignore_index must be an integer or None, not '-100'",
+        {"ignore_index": "-100"},
+    ),
     "z_loss not finite": (ValueError, "z_loss=nan must be", {"z_loss": float("nan")}),
     "memory for no token": (ValueError, "holds 0 tokens, impl='xla' needs 1", {"max_bytes": 423}),
     "unknown impl": (ValueError, "impl='mosaic' is not one of 'pallas', 'xla'", {"impl": "mosaic"}),
