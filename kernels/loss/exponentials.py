@@ -129,7 +129,7 @@ def _kernel(
     )
     def _(buffers: Any, stored_smem: Any, rows_smem: Any) -> None:
         half = jax.lax.axis_index("warpgroup")
-        half_rows = pl.ds(half * (HALF), HALF)
+        half_rows = pl.ds(half * HALF, HALF)
 
         @plgpu.nd_loop((math.prod(tiles),), collective_axes="core")
         def _(loop: plgpu.NDLoopInfo) -> None:
@@ -198,7 +198,7 @@ def _finish(
             return ((top + jnp.log2(total)) * math.log(2),)
         return total, powers.astype(dtype)
 
-    # Most tiles have none, and pay nothing for those that have.
+    # Most tiles have none, and do without the comparison.
     return jax.lax.cond(has_target, lambda: of(_without(logits, targets)), lambda: of(logits))
 
 
