@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from apr_jax.codec.qwen2 import Qwen2Config
-from apr_jax.model import fastest_attention, pallas_loss_unsupported
+from apr_jax.model import attention_unsupported, fastest_attention, pallas_loss_unsupported
 from apr_jax.train.config import TrainError
 
 # Dense bfloat16 FLOP/s by the vendor's datasheet. A device that is not here gets no utilisation.
@@ -27,13 +27,21 @@ _PEAK_FLOPS = {
 def model_options(
     compute_dtype: str, attention: str, *, mask_documents: bool, head_dim: int
 ) -> dict[str, Any]:
-    """`load_model`'s options, with "auto" decided for the devices at hand."""
+    """`load_model`'s options, with "auto" decided for the devices at hand.
+
+    Raises:
+      TrainError: the attention that was chosen cannot run.
+    """
     on_gpu = jax.default_backend() == "gpu"
     if compute_dtype == "auto":
         compute_dtype = "bfloat16" if on_gpu else "float32"
+    dtype = jnp.dtype(compute_dtype)
     if attention == "auto":
-        attention = fastest_attention(jnp.dtype(compute_dtype), head_dim, packed=mask_documents)
-    return {"compute_dtype": jnp.dtype(compute_dtype), "attention_impl": attention}
+        attention = fastest_attention(dtype, head_dim, packed=mask_documents)
+    reason = attention_unsupported(attention, dtype, head_dim, packed=mask_documents)
+    if reason:
+        raise TrainError(f"attention={attention!r} {reason}; take attention='xla'")
+    return {"compute_dtype": dtype, "attention_impl": attention}
 
 
 def choose_loss(choice: str, config: Qwen2Config, compute_dtype: Any) -> dict[str, str]:

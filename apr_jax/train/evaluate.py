@@ -13,7 +13,6 @@ from apr_jax.codec.qwen2 import Qwen2Config
 from apr_jax.files import finite
 from apr_jax.model import load_model
 from apr_jax.text.batches import Shards
-from apr_jax.train.config import TrainError
 from apr_jax.train.data import EvalBatches
 from apr_jax.train.parallel import DataParallel
 from apr_jax.train.step import eval_step
@@ -59,7 +58,7 @@ class Evaluator:
         nats, tokens, text_bytes = 0.0, 0.0, 0
         for index in range(len(self._batches)):
             batch = self._batches[index]
-            batch_nats, batch_tokens = self._run(params, batch)
+            batch_nats, batch_tokens = self._step(params, self._parallel.split(batch))
             # float64 on the host: a float32 running sum of millions of tokens loses digits.
             nats, tokens = nats + float(batch_nats), tokens + float(batch_tokens)
             if self._token_bytes is not None:
@@ -70,12 +69,6 @@ class Evaluator:
             tokens=round(tokens),
             text_bytes=text_bytes if self._token_bytes is not None else None,
         )
-
-    def _run(self, params: Any, batch: dict[str, np.ndarray]) -> tuple[Any, Any]:
-        try:
-            return self._step(params, self._parallel.split(batch))
-        except NotImplementedError as error:  # raised while tracing: what cannot run here
-            raise TrainError(str(error)) from error
 
 
 def evaluate_file(

@@ -1,3 +1,9 @@
 """Attention: one public function, several implementations."""
 
-from kernels.attention.api import IMPLEMENTATIONS, attention, attention_and_lse, fastest
+from kernels.attention.api import (
+    IMPLEMENTATIONS,
+    attention,
+    attention_and_lse,
+    fastest,
+    unsupported,
+)

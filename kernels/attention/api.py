@@ -5,7 +5,7 @@ Letters in shapes: B batch, T query, S key, N query heads, K key-value heads, H 
 
 import math
 import numbers
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -190,7 +190,7 @@ def _check_type(**arrays: Any) -> None:
             raise TypeError(f"{name} must be an array, not {type(array).__name__}")
 
 
-def _is_one(x: Any) -> bool:
+def _is_one(x: Any) -> TypeGuard[jax.Array]:
     """Whether `x` is an array of one number; of more, it could fit some axis of the scores."""
     return isinstance(x, jax.Array | np.ndarray) and x.shape == ()
 
@@ -198,37 +198,18 @@ def _is_one(x: Any) -> bool:
 def fastest(dtype: jnp.dtype, head_size: int, *, packed: bool) -> str:
     """The `impl` that is fastest alone on the devices at hand, by bench/results.md."""
     for impl in ("pallas", "cudnn"):
-        if _obstacle(impl, jnp.dtype(dtype), head_size, packed) is None:
+        if unsupported(impl, dtype, head_size, packed=packed) is None:
             return impl
     return "xla"
 
 
-def _check_fused(
-    impl: str,
-    q_BTNH: jax.Array,
-    packed: bool,
-    q_offset: int | jax.Array,
-    scale: float | jax.Array,
-    return_lse: bool,
-) -> None:
-    obstacle = _obstacle(impl, q_BTNH.dtype, q_BTNH.shape[-1], packed)
-    if obstacle is None and not _is_zero(q_offset):
-        obstacle = "counts queries from the first key, so it cannot continue a cache"
-    if obstacle is None and not isinstance(scale, numbers.Real):
-        obstacle = "is compiled for its scale, which must be a number and not an array"
-    if obstacle is None and impl == "cudnn" and return_lse:
-        obstacle = "gives no log-sum-exp that has gradients"
-    if obstacle is None and impl == "pallas" and not scale > 0:
-        obstacle = f"takes a positive scale, not {scale}"
-    if obstacle is not None:
-        raise NotImplementedError(f"impl={impl!r} {obstacle}; use impl='xla'")
-
-
-def _obstacle(impl: str, dtype: jnp.dtype, head_size: int, packed: bool) -> str | None:
-    """Why a fused implementation cannot run here, as the end of a sentence."""
+def unsupported(impl: str, dtype: jnp.dtype, head_size: int, *, packed: bool) -> str | None:
+    """Why an implementation cannot run here, as the end of a sentence; None if it can."""
+    if impl == "xla":
+        return None
     if jax.default_backend() != "gpu":
         return f"needs a CUDA GPU, and JAX computes on {jax.default_backend()!r} here"
-    if dtype == jnp.float32:
+    if jnp.dtype(dtype) == jnp.float32:
         return "computes in bfloat16 or float16, not in float32"
     if impl == "cudnn":
         if packed:
@@ -241,6 +222,27 @@ def _obstacle(impl: str, dtype: jnp.dtype, head_size: int, packed: bool) -> str 
     if head_size > HEAD_SIZES[-1]:
         return f"takes head sizes up to {HEAD_SIZES[-1]}, not {head_size}"
     return None
+
+
+def _check_fused(
+    impl: str,
+    q_BTNH: jax.Array,
+    packed: bool,
+    q_offset: int | jax.Array,
+    scale: float | jax.Array,
+    return_lse: bool,
+) -> None:
+    obstacle = unsupported(impl, q_BTNH.dtype, q_BTNH.shape[-1], packed=packed)
+    if obstacle is None and not _is_zero(q_offset):
+        obstacle = "counts queries from the first key, so it cannot continue a cache"
+    if obstacle is None and not isinstance(scale, numbers.Real):
+        obstacle = "is compiled for its scale, which must be a number and not an array"
+    if obstacle is None and impl == "cudnn" and return_lse:
+        obstacle = "gives no log-sum-exp that has gradients"
+    if obstacle is None and impl == "pallas" and not scale > 0:
+        obstacle = f"takes a positive scale, not {scale}"
+    if obstacle is not None:
+        raise NotImplementedError(f"impl={impl!r} {obstacle}; use impl='xla'")
 
 
 def _is_zero(q_offset: int | jax.Array) -> bool:

@@ -75,9 +75,15 @@ def grad_kv(
 
 @dataclasses.dataclass(frozen=True)
 class _Walk:
-    """Through the tiles [first, stop) of queries, of each tile every head of the group."""
+    """Through the tiles [first, stop) of queries, of every head of the group.
+
+    Up to tile `turn` comes tile after tile, each of all heads: then what a warpgroup sees is one
+    stretch of steps. From there on comes head after head: blocks that run at the same time read
+    about the same tiles, which stay in the cache.
+    """
 
     first: Any
+    turn: Any
     stop: Any
     group: int
 
@@ -86,12 +92,15 @@ class _Walk:
         return self.until(self.stop)
 
     def until(self, tile: Any) -> Any:
-        """The steps before a tile."""
+        """The steps before a tile up to `turn`, or before the end."""
         return lax.max(tile - self.first, 0) * self.group
 
     def __getitem__(self, step: Any) -> tuple[Any, Any]:
         """Head within the group, and tile."""
-        return lax.rem(step, self.group), self.first + lax.div(step, self.group)
+        rest, width = step - self.until(self.turn), lax.max(self.stop - self.turn, 1)
+        head = lax.select(rest < 0, lax.rem(step, self.group), lax.div(rest, width))
+        by_tiles = self.first + lax.div(step, self.group)
+        return head, lax.select(rest < 0, by_tiles, self.turn + lax.rem(rest, width))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +134,7 @@ def _seen(
     them, None without documents."""
     stop: Any = jnp.int32(pl.cdiv(queries, tile))
     if not problem.causal:
-        return _Seen(0, 0, None, stop)
+        return _Seen(jnp.int32(0), jnp.int32(0), None, stop)
     if until is not None:
         stop = lax.min(stop, pl.cdiv(until, tile))
     first = lax.min(lax.div(row, tile), stop)
@@ -167,7 +176,8 @@ def _key_block(
 
     def walk_of_block() -> _Walk:
         by_all = seen(sizes.owned, 0, sizes.warpgroups - 1)
-        return _Walk(by_all.first, by_all.stop, group)
+        turn = by_all.diagonal if start_all is None else by_all.stop
+        return _Walk(by_all.first, turn, by_all.stop, group)
 
     @pl.when(warpgroup == sizes.warpgroups)
     def _bring() -> None:
@@ -285,6 +295,7 @@ class _Keys:
         dk, dv, ds = carry
         interpret, dtype = self.problem.interpret, self.q_smem.dtype
         zero = tiles.zeros((ROWS, self.sizes.tile), TILE)
+        query = None if mask is None else self.walk[step][1] * self.sizes.tile
 
         def scores(s_ref: Any, dk_ref: Any, p_ref: Any) -> None:
             q_smem = tiles.transposed(self.q_smem.at[slot])
@@ -292,7 +303,7 @@ class _Keys:
             # Before the first step ds is 0, and so is what it adds.
             tiles.accumulate(dk_ref, ds, self.q_smem.at[before], interpret)
             s = tiles.finished(s_ref, 1, interpret)
-            s = s if mask is None else self._hide(s, step, mask)
+            s = s if mask is None else self._hide(s, query, slot, mask)
             lse = plgpu.load(self.lse_smem.at[slot], layout=COLUMN)
             factor = self.problem.scale * LOG2_E
             p_ref[...] = jnp.exp2(s * factor - tiles.along(lse, s.shape, 1))
@@ -317,9 +328,9 @@ class _Keys:
         plgpu.barrier_arrive(self.do_empty.at[slot])
         return dk, dv, lax.optimization_barrier(ds).astype(dtype)
 
-    def _hide(self, s: jax.Array, step: Any, mask: Mask) -> jax.Array:
-        query, start = self.walk[step][1] * self.sizes.tile, None
+    def _hide(self, s: jax.Array, query: Any, slot: Any, mask: Mask) -> jax.Array:
+        """`query` is the place of the tile's first."""
+        start = None
         if self.start_smem is not None:
-            slot = lax.rem(step, self.sizes.stages)
             start = plgpu.load(self.start_smem.at[slot], layout=COLUMN)
         return tiles.hide(s, query, self.row, self.problem, start, mask, query_axis=1)

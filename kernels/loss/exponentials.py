@@ -187,19 +187,15 @@ def _finish(
     In base 2, for which there is an instruction.
     """
     run_pipeline(logits_ref)
-    logits = logits_ref[...]
-
-    def of(logits: jax.Array) -> tuple[jax.Array, ...]:
-        logits = logits * _LOG2_E
-        top = logits.max(axis=1) if shift is None else shift * _LOG2_E
-        powers = jnp.exp2(logits - jax.lax.broadcast_in_dim(top, logits.shape, [0]))
-        total = powers.sum(axis=1)
-        if shift is None:
-            return ((top + jnp.log2(total)) * math.log(2),)
-        return total, powers.astype(dtype)
-
-    # Most tiles have none, and do without the comparison.
-    return jax.lax.cond(has_target, lambda: of(_without(logits, targets)), lambda: of(logits))
+    # Most tiles have no target, and do without the comparison.
+    logits = jax.lax.cond(has_target, _without, lambda x, _: x, logits_ref[...], targets)
+    logits = logits * _LOG2_E
+    top = logits.max(axis=1) if shift is None else shift * _LOG2_E
+    powers = jnp.exp2(logits - jax.lax.broadcast_in_dim(top, logits.shape, [0]))
+    total = powers.sum(axis=1)
+    if shift is None:
+        return ((top + jnp.log2(total)) * math.log(2),)
+    return total, powers.astype(dtype)
 
 
 def _without(logits: jax.Array, targets: jax.Array) -> jax.Array:

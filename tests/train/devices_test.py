@@ -1,6 +1,7 @@
 """Choices that follow from the devices, and the arithmetic of utilisation."""
 
 import dataclasses
+import re
 import types
 
 import jax
@@ -49,6 +50,22 @@ def test_auto_takes_what_fits(monkeypatch, backend, capability, mask, head_dim, 
     monkeypatch.setattr(jax, "devices", lambda: [device])
     options = devices.model_options("auto", "auto", mask_documents=mask, head_dim=head_dim)
     assert options == {"compute_dtype": jnp.dtype(dtype), "attention_impl": attention}
+
+
+@pytest.mark.parametrize(
+    ("attention", "backend", "reason"),
+    [
+        ("pallas", "cpu", "attention='pallas' needs a CUDA GPU, and JAX computes on 'cpu' here"),
+        ("cudnn", "gpu", "attention='cudnn' has no mask for packed rows"),
+        ("pallas", "gpu", "attention='pallas' needs a Hopper GPU (H100, H200), not 'a device'"),
+    ],
+)
+def test_attention_that_cannot_run_is_refused(monkeypatch, attention, backend, reason):
+    device = types.SimpleNamespace(compute_capability="8.0", device_kind="a device")
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    with pytest.raises(TrainError, match=f"{re.escape(reason)}.*; take attention='xla'"):
+        devices.model_options("bfloat16", attention, mask_documents=True, head_dim=64)
 
 
 def test_the_loss_is_the_kernel_where_it_can_run(monkeypatch):

@@ -55,7 +55,7 @@ WIDE = Sizes(ForwardSizes(128, 1, 2), BackwardSizes(128, 2, 2), BackwardSizes(12
 INTERPRETED = {
     # T, S, N, K, H, causal, longest document, dtype, sizes
     "causal, group of 3": (100, 100, 3, 1, 64, True, None, "bfloat16", SMALL),
-    "causal, slots used again": (200, 200, 1, 1, 64, True, None, "float16", SMALL),
+    "causal, slots used again": (200, 200, 2, 1, 64, True, None, "float16", SMALL),
     "packed, ragged": (150, 150, 1, 1, 64, True, 60, "float16", SMALL),
     "packed, heads in turn": (70, 70, 3, 1, 64, True, 30, "bfloat16", SMALL),
     "packed, short documents": (200, 200, 1, 1, 64, True, 20, "bfloat16", WIDE),
