@@ -101,25 +101,8 @@ class BatchEncoder:
         return encoded
 
     def _encode_lot(self, texts: Sequence[str]) -> _Ragged:
-        is_ascii = [text.isascii() for text in texts]
-        if all(is_ascii) or not any(is_ascii):
-            return self._encode_alike(texts)
-        return self._encode_mixed(texts, np.array(is_ascii))
-
-    def _encode_mixed(self, texts: Sequence[str], is_ascii: np.ndarray) -> _Ragged:
-        lengths, rows = np.empty(len(texts), np.int64), [np.empty(0, np.int32)] * len(texts)
-        for which in (np.flatnonzero(is_ascii), np.flatnonzero(~is_ascii)):
-            ids, lengths[which] = self._encode_alike([texts[i] for i in which.tolist()])
-            ends = np.cumsum(lengths[which]).tolist()
-            for i, start, end in zip(which.tolist(), [0, *ends], ends, strict=False):
-                rows[i] = ids[start:end]
-        return np.concatenate(rows), lengths
-
-    def _encode_alike(self, texts: Sequence[str]) -> _Ragged:
-        """The ids of texts, and how many each has. All of the texts are ASCII, or none."""
         known, unseen = [], []
-        # Of other texts so many words are long or new that it does not pay.
-        first_look = self._first_look if all(map(str.isascii, texts)) else None
+        first_look = self._first_look
         least = 0 if first_look is None else _COMPILED_PIECE
         for text, bounds in cut_texts(self._cutter, texts, least):
             if first_look is not None and _COMPILED_LEAST <= len(text.bytes) < _COMPILED_MOST:

@@ -24,7 +24,7 @@ NUMERIC = "\xb9"
 DIVIDER, DIVIDER_POINT = "\xff", 0xDCFF
 # U+017F, the only character outside ASCII that a case-insensitive `s`, `t`, `r`, `e`, `v`, `m`,
 # `l` or `d` matches.
-LONG_S = "\xdf"
+LONG_S, LONG_S_POINT = "\xdf", "\u017f"
 
 
 def members(table: str) -> np.ndarray:
