@@ -2,10 +2,11 @@
 
 Nothing is scanned. Whether a word starts at a character follows from the classes of the two
 characters before it, of itself and of the next one, but for a few rare cases that are mended after:
-contractions, blanks at the end of a line, and long numbers.
+characters of several bytes, contractions, blanks at the end of a line, and long numbers.
 """
 
 import itertools
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from apr_jax.text.characters import (
     classes,
 )
 from apr_jax.text.pretokenizers import Rule
+from apr_jax.text.word_table import Text
 
 # What the classes in a rule stand for: letters, numbers, spaces but for the next two classes, ' ',
 # newlines, digits that only `Digits` knows, dividers of texts. All else is of class O.
@@ -32,12 +34,13 @@ CLASSES = {
     "M": NUMERIC,
     "D": DIVIDER,
 }
+IS_START, IS_RARE = 1, 2  # the bits of `marks`
 _LETTER, _OTHER = 1, 2  # the bits of the first two joins, which every rule has for these classes
 _SPACE = 8  # the bit of spaces, and of all that a run of them may end at
+_DIVIDER = _SPACE  # its code, and that of all that is alone
 # Of rules in which blanks join newlines: the low bits of newlines, and the least code of blanks.
 _NEWLINE, _BLANK = 4 | _SPACE, _SPACE << 4
 _APOSTROPHE = ord("'")
-_BEFORE, _AFTER = 2, 4  # codes of dividers around those of a text
 # Of a character, by its first byte: how many it has.
 _SIZES = np.array([1] * 0xC0 + [2] * 0x20 + [3] * 0x10 + [4] * 0x10)
 
@@ -46,13 +49,19 @@ class Cutter:
     """One rule as tables.
 
     The code of a class has four low bits, which of the joins it may be the right side of, and four
-    high bits, which it may be the left side of.
+    high bits, which it may be the left side of. A text is looked at with its characters of several
+    bytes folded: each of their bytes is what `fold` writes for the character.
+
+    Attributes:
+      rule: the rule.
+      codes: bytes [256], the code of what each byte of a folded text stands for.
     """
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self._codes = _codes(rule)
-        self._letter = self._codes[ord("a")]
+        self.codes = _codes(rule)
+        self._codes = np.frombuffer(self.codes, np.uint8)
+        self._letter = self.codes[ord("a")]
         ends, pairs = "stmd", ["re", "ve", "ll"]
         if rule.any_case:
             ends += "STMD"
@@ -62,90 +71,79 @@ class Cutter:
         self._contraction = np.zeros(1 << 16, np.int8)
         for pair in pairs:
             self._contraction[ord(pair[0]) << 8 | ord(pair[1])] = 3
-        if rule.any_case:
-            self._contraction[int.from_bytes(LONG_S_POINT.encode())] = 3
         for end in ends:
             self._contraction[ord(end) << 8 : (ord(end) + 1) << 8] = 2
+        if rule.any_case:
+            self._contraction[int.from_bytes(LONG_S_POINT.encode())] = 3
 
-    def starts(self, data: bytes) -> np.ndarray:
+    def starts(self, text: Text) -> np.ndarray:
         """int64: where words start in UTF-8 texts that stand between dividers, bytes of 0xFF.
 
         A divider is a word too. What stands before the first byte and after the last one is taken
         for a divider.
         """
-        octets = np.frombuffer(data, np.uint8)
-        codes = np.full(_BEFORE + len(data) + _AFTER, _SPACE, np.uint8)
-        codes[_BEFORE:-_AFTER] = np.frombuffer(data.translate(self._codes), np.uint8)
+        octets, folded = text.bytes, text.room
         characters = _Characters(octets)
         if characters.at.size:
-            self._code(characters, codes)
-        # One more than there are bytes, of which nothing comes.
-        is_start = self._is_start(codes[:-5], codes[1:-4], codes[2:-3], codes[3:-2])
+            folded = characters.fold(folded)
+        marks = self._marks(folded, text.size + 1)
+        is_start = (marks & IS_START).view(bool)
+        rare = np.flatnonzero(marks >= IS_RARE)
         if characters.at.size:
-            self._mend_characters(characters, codes[_BEFORE:], is_start)
+            self._mend_characters(characters, folded, is_start)
         if self.rule.contractions:
-            self._mend_contractions(octets, codes[_BEFORE:], is_start)
+            is_contraction = octets.take(rare) == _APOSTROPHE
+            self._mend_contractions(octets, folded, rare[is_contraction], is_start)
+            rare = rare[~is_contraction]
         if self.rule.digits:
             self._mend_numbers(octets, characters, is_start)
         starts = np.flatnonzero(is_start[:-1])
-        if self.rule.blanks_before_newline:
-            starts = _mend_blank_lines(codes[_BEFORE - 1 : -_AFTER], starts)
-        return starts
+        return self._mend_blank_lines(folded, rare, starts) if rare.size else starts
 
-    def _code(self, characters: "_Characters", codes: np.ndarray) -> None:
-        """Give all bytes of the characters the code of their class."""
-        of_class = np.frombuffer(self._codes, np.uint8).take(characters.classes)
-        for number in range(4):
-            more = characters.sizes > number
-            codes[_BEFORE + number + characters.at[more]] = of_class[more]
+    def _marks(self, folded: np.ndarray, size: int) -> np.ndarray:
+        """uint8 [size]: `marks` of a folded text of at least so many bytes."""
+        codes = np.full(size + 4, _DIVIDER, np.uint8)
+        codes[2:-2] = np.frombuffer(folded[:size].tobytes().translate(self.codes), np.uint8)
+        return marks(self.rule, codes, folded[:size])
 
-    def _is_start(
-        self, back: np.ndarray, before: np.ndarray, here: np.ndarray, after: np.ndarray
-    ) -> np.ndarray:
-        """bool: by two characters back, one back, itself and the next."""
-        joins = before >> 4
-        joins &= here
-        joins &= after | np.uint8(0xFF ^ _SPACE)
-        if self.rule.one_other_before_letters:
-            leads = before >> 1  # class O to where letters are
-            leads &= here
-            # Not where the character of class O itself goes on a word.
-            leads &= ~back >> 5
-            leads &= _LETTER
-            joins |= leads
-        is_start = joins == 0
-        is_start |= here == _SPACE  # dividers, and all that is alone
-        return is_start
+    def _codes_at(self, folded: np.ndarray, at: np.ndarray) -> np.ndarray:
+        codes = self._codes.take(folded.take(at, mode="clip"))
+        codes[at < 0] = _DIVIDER
+        return codes
 
     def _mend_characters(
-        self, characters: "_Characters", codes: np.ndarray, is_start: np.ndarray
+        self, characters: "_Characters", folded: np.ndarray, is_start: np.ndarray
     ) -> None:
         """Where characters have several bytes their neighbours' codes are not one byte away."""
+        here = self._codes.take(characters.classes)
         # Letters join their like, and what follows them does not ask what they follow.
-        others = np.flatnonzero(codes.take(characters.at) != self._letter)
-        at, sizes = characters.at.take(others), characters.sizes.take(others)
+        others = np.flatnonzero(here != self._letter)
+        here, at = here.take(others), characters.at.take(others)
+        sizes = characters.sizes.take(others)
         ends = at + sizes
-        before, here, after = codes[at - 1], codes.take(at), codes.take(ends)
-        is_start[ends] = self._is_start(before, here, after, codes.take(ends + 1))
-        is_start[at] = self._is_start(before, before, here, after)  # no letter asks further back
+        before, after = self._codes_at(folded, at - 1), self._codes_at(folded, ends)
+        # Of what follows, and then of themselves, which do not ask so far back: they are no letters.
+        is_start[ends] = is_word_start(
+            self.rule, before, here, after, self._codes_at(folded, ends + 1)
+        )
+        is_start[at] = is_word_start(self.rule, before, before, here, after)
         is_start[at + 1] = is_start[at + sizes // 2] = is_start[ends - 1] = False
 
     def _mend_contractions(
-        self, octets: np.ndarray, codes: np.ndarray, is_start: np.ndarray
+        self, octets: np.ndarray, folded: np.ndarray, at: np.ndarray, is_start: np.ndarray
     ) -> None:
-        """Where a word starts with a contraction, letters after it start another."""
-        may_be = octets == _APOSTROPHE
-        may_be &= is_start[:-1]
-        may_be &= codes[1 : len(octets) + 1] == self._letter
-        at = np.flatnonzero(may_be)
-        second = octets.take(at + 2, mode="clip") * (at + 2 < len(octets))
-        following = octets.take(at + 1).astype(np.intp) << 8 | second
+        """Where a word starts with a contraction, letters after it start another.
+
+        `at` are the places of "'" before letters.
+        """
+        at = at[is_start[at]]
+        following = octets.take(at + 1).astype(np.intp) << 8 | octets.take(at + 2)
         lengths = self._contraction.take(following)
         is_contraction = lengths > 0
         at, lengths = at[is_contraction], lengths[is_contraction]
         is_start[at + 1] = False
         ends = at + lengths
-        is_start[ends[(codes[ends] & 15) == _LETTER]] = True
+        is_start[ends[(self._codes_at(folded, ends) & 15) == _LETTER]] = True
 
     def _mend_numbers(
         self, octets: np.ndarray, characters: "_Characters", is_start: np.ndarray
@@ -159,6 +157,51 @@ class Cutter:
         np.not_equal(at[1:], at[:-1] + _SIZES.take(octets.take(at[:-1])), out=starts_run[1:])
         run_start = np.maximum.accumulate(np.where(starts_run, index, 0))
         is_start[at[(index - run_start) % self.rule.digits != 0]] = False
+
+    def _mend_blank_lines(
+        self, folded: np.ndarray, ends: np.ndarray, starts: np.ndarray
+    ) -> np.ndarray:
+        """Without the starts after a newline from which only spaces lead to another newline.
+
+        `ends` are the places of newlines after blanks. Newlines that follow a character of class O
+        belong to its word, so that a start after them stays.
+        """
+        index = np.unique(np.searchsorted(starts, ends, "right") - 1)
+        at = starts[index]
+        is_newline = (self._codes_at(folded, at - 1) & 15) == _NEWLINE
+        index = index[is_newline & (self._codes_at(folded, at) >= _BLANK)]
+        if not index.size:
+            return starts
+        word = starts[index - 1]  # the one before
+        first, second = self._codes_at(folded, word), self._codes_at(folded, word + 1)
+        is_other = ((first & 15) == _OTHER) | ((first >= _BLANK) & ((second & 15) == _OTHER))
+        return np.delete(starts, index[~is_other])
+
+
+def is_word_start(rule: Rule, back: Any, before: Any, here: Any, after: Any) -> Any:
+    """bool: by the codes of two characters back, one back, itself and the next."""
+    joins = (before >> 4) & here & (after | np.uint8(0xFF ^ _SPACE))
+    if rule.one_other_before_letters:
+        # Class O to where letters are, but not where the O itself goes on a word.
+        joins |= (before >> 1) & here & (~back >> 5) & np.uint8(_LETTER)
+    return (joins == 0) | (here == _DIVIDER)
+
+
+def marks(rule: Rule, codes: Any, folded: Any) -> Any:
+    """uint8: for each byte of a folded text IS_START, and IS_RARE where something may be mended.
+
+    That is a newline after a blank, or "'" before a letter. Arrays are those of NumPy or JAX;
+    `codes` are the bytes' codes with two more before and behind.
+    """
+    back, before, here, after = codes[:-4], codes[1:-3], codes[2:-2], codes[3:-1]
+    found = is_word_start(rule, back, before, here, after).astype(np.uint8)
+    if rule.contractions:
+        is_rare = (folded == np.uint8(_APOSTROPHE)) & ((after & 15) == _LETTER)
+        found |= is_rare.astype(np.uint8) << 1
+    if rule.blanks_before_newline:
+        is_rare = ((here & 15) == _NEWLINE) & (before >= _BLANK)
+        found |= is_rare.astype(np.uint8) << 1
+    return found
 
 
 class _Characters:
@@ -174,52 +217,36 @@ class _Characters:
         self.at = np.flatnonzero(octets - np.uint8(0xC0) < 0x3F)
         first = octets.take(self.at)
         self.sizes = _SIZES.take(first)
-        points = (first & 0x1F).astype(np.intp) << 6 | octets[self.at + 1] & 0x3F
-        for number, mask in ((2, 0x3FF), (3, 0x7FFF)):
+        points = (first & 0x1F).astype(np.intp) << 6 | octets.take(self.at + 1) & 0x3F
+        for number in (2, 3):
             more = np.flatnonzero(self.sizes > number)
             low = octets.take(self.at.take(more) + number) & 0x3F
-            points[more] = (points.take(more) & mask) << 6 | low
+            points[more] = (points.take(more) & 0x3FF) << 6 | low
         self.classes = classes().take(points)
 
-
-def _mend_blank_lines(codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Without the starts after a newline from which only spaces lead to another newline.
-
-    `codes` begins with one divider. Newlines that follow a character of class O belong to its
-    word, so that a start after them stays.
-    """
-    is_newline = (codes & 15) == _NEWLINE
-    is_end = is_newline[1:] & (codes[:-1] >= _BLANK)  # newlines after a blank
-    ends = np.flatnonzero(is_end)
-    if not ends.size:
-        return starts
-    index = np.unique(np.searchsorted(starts, ends, "right") - 1)
-    at = starts[index] + 1  # in `codes`
-    index = index[is_newline[at - 1] & (codes[at] >= _BLANK)]
-    if not index.size:
-        return starts
-    word = starts[index - 1] + 1  # the one before
-    first, second = codes[word], codes[word + 1]
-    is_other = ((first & 15) == _OTHER) | ((first >= _BLANK) & ((second & 15) == _OTHER))
-    return np.delete(starts, index[~is_other])
-
-
+    def fold(self, octets: np.ndarray) -> np.ndarray:
+        """A copy of the text in which each of their bytes is what stands for their class."""
+        folded = octets.copy()
+        for number in range(4):
+            more = np.flatnonzero(self.sizes > number)
+            folded[self.at.take(more) + number] = self.classes.take(more)
+        return folded
 
 
 def _codes(rule: Rule) -> bytes:
     codes = []
     for byte in range(256):
-        name = next((name for name, members in CLASSES.items() if chr(byte) in members), "O")
+        name = next((name for name, its in CLASSES.items() if chr(byte) in its), "O")
         if name == "M" and name not in rule.alone:
             name = "O"
         code = 0
-        for bit, (classes, after) in enumerate(rule.joins):
-            code |= (name in classes) << bit | (name in after) << bit + 4
+        for bit, (members, after) in enumerate(rule.joins):
+            code |= (name in members) << bit | (name in after) << bit + 4
         if name in rule.spaces:
             code |= _SPACE | _SPACE << 4
         elif name in "SPR":
             code |= _SPACE
         if name in rule.alone + "D":
-            code = _SPACE
+            code = _DIVIDER
         codes.append(code)
     return bytes(codes)

@@ -17,7 +17,7 @@ from jax import lax
 from apr_jax.text.word_table import ABSENT, EMPTY, MIX, SHORT, Text, aligned
 
 _ROW_BITS = 19
-_CHUNK = 1 << 15  # words in one call
+_CHUNK = 1 << 14  # words in one call
 # The second number of rows whose first is EMPTY, which is no word's row. A word's second number can
 # be 0 too, beside another first: its row is then taken for free, and lost to it.
 _NO_WORD = np.uint64(0)
@@ -31,13 +31,12 @@ class FirstLook:
 
     def __init__(self, divider: int) -> None:
         """A divider's value is `divider`. JAX raises an error where it has no CPU."""
-        self._device = jax.local_devices(backend="cpu")[0]
+        self._device = cpu()
         # First eight bytes, next eight, value; a fourth number, so that no row is in two lines.
         self._rows = aligned(4 << _ROW_BITS).reshape(-1, 4)
         self.clear()
-        with _apart():
-            self._mix = jax.device_put(MIX[:2], self._device)
-            self._divider = jax.device_put(np.int32(divider), self._device)
+        with apart(self._device):
+            self._constants = jax.device_put((MIX[:2], np.int32(divider)), self._device)
 
     def clear(self) -> None:
         """Hold no words."""
@@ -64,25 +63,30 @@ class FirstLook:
         count = len(bounds) - 1
         padded = np.empty(-(-count // _CHUNK) * _CHUNK + 1, np.uint32)
         padded[: len(bounds)], padded[len(bounds) :] = bounds, bounds[-1]
-        with _apart():
-            # Neither is copied, nor changed before the results are here.
-            eights, rows = (
-                jax.device_put(array, self._device, may_alias=True)
-                for array in (text.eights, self._rows)
-            )
+        with apart(self._device):
+            # Aligned arrays are not copied, nor changed before the results are here.
             found = [
-                _find(eights, padded[start : start + _CHUNK + 1], rows, self._mix, self._divider)
+                _find(text.eights, padded[start : start + _CHUNK + 1], self._rows, *self._constants)
                 for start in range(0, count, _CHUNK)
             ]
             values = np.concatenate([np.asarray(part) for part in found])[:count]
-            rows.delete()
         return values
 
 
+def cpu() -> jax.Device:
+    """JAX raises an error where it has none."""
+    return jax.local_devices(backend="cpu")[0]
+
+
 @contextlib.contextmanager
-def _apart() -> Iterator[None]:
+def apart(device: jax.Device) -> Iterator[None]:
     """Whatever the caller does with JAX around it: 64 bits, no tracing, arrays from NumPy."""
-    with jax.enable_x64(True), jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
+    with (
+        jax.default_device(device),
+        jax.enable_x64(True),
+        jax.ensure_compile_time_eval(),
+        jax.transfer_guard("allow"),
+    ):
         yield
 
 

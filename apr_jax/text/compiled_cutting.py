@@ -1,0 +1,43 @@
+"""Finding where words start, compiled by XLA: what `cutting` does for each byte, in one pass."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from apr_jax.text.cutting import Cutter, marks
+from apr_jax.text.first_look import apart, cpu
+from apr_jax.text.pretokenizers import Rule
+
+
+class CompiledCutter(Cutter):
+    """A cutter for texts whose `room` is the same or one of few: it compiles for each."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(rule)
+        self._device = cpu()
+        self._compiled = jax.jit(functools.partial(_marks, rule, self.codes))
+
+    def _marks(self, folded: np.ndarray, size: int) -> np.ndarray:
+        with apart(self._device):
+            return np.asarray(self._compiled(folded))[:size]
+
+
+def _marks(rule: Rule, codes: bytes, folded: Any) -> Any:
+    other, divider = codes[ord("!")], codes[0xFF]
+    found = jnp.full(folded.shape, other, jnp.uint8)
+    for first, last in _runs(codes):
+        if codes[first] != other:
+            is_here = folded - np.uint8(first) <= np.uint8(last - first)
+            found = jnp.where(is_here, np.uint8(codes[first]), found)
+    found = jnp.pad(found, 2, constant_values=divider)
+    return marks(rule, lax.optimization_barrier(found), folded)  # or they are made for each use
+
+
+def _runs(codes: bytes) -> list[tuple[int, int]]:
+    """The first and the last of bytes of one code."""
+    first = [byte for byte in range(256) if byte == 0 or codes[byte] != codes[byte - 1]]
+    return [*zip(first, [*(byte - 1 for byte in first[1:]), 255], strict=True)]
