@@ -47,6 +47,7 @@ class BatchEncoder:
         self._words, self._ids = words, ids
         self._compiled: _Compiled | None = None
         self._lock = threading.Lock()
+        self._ones = np.empty(0, np.int64)
         self._forget()
 
     def compile(self) -> None:
@@ -207,9 +208,12 @@ class BatchEncoder:
             others, their = others.take(left), their.take(left)
         rows = ~their
         several, counts = self._rows.take(rows)
-        times = np.ones(len(values), np.int64)
+        if len(values) > len(self._ones):
+            self._ones = np.ones(len(values), np.int64)
+        times = self._ones[: len(values)]
         times[others] = counts
         ids = np.repeat(values, times)
+        times[others] = 1
         extra = counts - 1
         begins = others + np.cumsum(extra) - extra
         ids[spans(begins, counts)] = several

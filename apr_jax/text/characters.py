@@ -12,6 +12,7 @@ from apr_jax.text import unicode_tables
 
 _CODE_POINTS = 0x110000
 _FIRST_MARK = 0x300
+_FIRST_MARK_BYTE = 0xCC  # of its two in UTF-8 the first; no character below has a byte as high
 
 # What `fold` writes for a character outside ASCII. Each stands for its class in patterns.
 LETTER, NUMBER, SPACE, OTHER = "\xe9", "\xb2", "\xa0", "\xa1"
@@ -59,8 +60,10 @@ def nfc(text: str) -> str:
     """
     if text.isascii():
         return text
-    points = np.frombuffer(text.encode("utf-32-le"), "<u4")
     # Those below the first combining mark are not changed by each other.
+    if np.frombuffer(text.encode(), np.uint8).max() < _FIRST_MARK_BYTE:
+        return text
+    points = np.frombuffer(text.encode("utf-32-le"), "<u4")
     match _nfc_kinds().take(points[points >= _FIRST_MARK]).max(initial=0):
         case 0:
             return text

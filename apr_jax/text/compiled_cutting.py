@@ -33,8 +33,13 @@ def _marks(rule: Rule, codes: bytes, folded: Any) -> Any:
         if codes[first] != other:
             is_here = folded - np.uint8(first) <= np.uint8(last - first)
             found = jnp.where(is_here, np.uint8(codes[first]), found)
-    found = jnp.pad(found, 2, constant_values=divider)
-    return marks(rule, lax.optimization_barrier(found), folded)  # or they are made for each use
+    found = lax.optimization_barrier(found)  # or they are made for each use
+    # Of the first and the last two apart, as padding every byte would cost as much as all else.
+    ends = (
+        marks(rule, jnp.concatenate([jnp.full(2, divider, jnp.uint8), found[:4]]), folded[:2]),
+        marks(rule, jnp.concatenate([found[-4:], jnp.full(2, divider, jnp.uint8)]), folded[-2:]),
+    )
+    return jnp.concatenate([ends[0], marks(rule, found, folded[2:-2]), ends[1]])
 
 
 def _runs(codes: bytes) -> list[tuple[int, int]]:

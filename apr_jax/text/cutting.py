@@ -21,7 +21,7 @@ from apr_jax.text.characters import (
     classes,
 )
 from apr_jax.text.pretokenizers import Rule
-from apr_jax.text.word_table import Text
+from apr_jax.text.word_table import Text, aligned
 
 # What the classes in a rule stand for: letters, numbers, spaces but for the next two classes, ' ',
 # newlines, digits that only `Digits` knows, dividers of texts. All else is of class O.
@@ -122,7 +122,7 @@ class Cutter:
         sizes = characters.sizes.take(others)
         ends = at + sizes
         before, after = self._codes_at(folded, at - 1), self._codes_at(folded, ends)
-        # Of what follows, and then of themselves, which do not ask so far back: they are no letters.
+        # What follows, and then themselves, who do not ask so far back: they are no letters.
         is_start[ends] = is_word_start(
             self.rule, before, here, after, self._codes_at(folded, ends + 1)
         )
@@ -218,15 +218,16 @@ class _Characters:
         first = octets.take(self.at)
         self.sizes = _SIZES.take(first)
         points = (first & 0x1F).astype(np.intp) << 6 | octets.take(self.at + 1) & 0x3F
-        for number in (2, 3):
+        for number, mask in ((2, 0x3FF), (3, 0x7FFF)):  # without the first byte's length
             more = np.flatnonzero(self.sizes > number)
             low = octets.take(self.at.take(more) + number) & 0x3F
-            points[more] = (points.take(more) & 0x3FF) << 6 | low
+            points[more] = (points.take(more) & mask) << 6 | low
         self.classes = classes().take(points)
 
     def fold(self, octets: np.ndarray) -> np.ndarray:
         """A copy of the text in which each of their bytes is what stands for their class."""
-        folded = octets.copy()
+        folded = aligned(octets.size >> 3).view(np.uint8)
+        folded[:] = octets
         for number in range(4):
             more = np.flatnonzero(self.sizes > number)
             folded[self.at.take(more) + number] = self.classes.take(more)

@@ -16,7 +16,7 @@ from jax import lax
 
 from apr_jax.text.word_table import ABSENT, EMPTY, MIX, SHORT, Text, aligned
 
-_ROW_BITS = 19
+_ROW_BITS = 20
 _CHUNK = 1 << 14  # words in one call
 # The second number of rows whose first is EMPTY, which is no word's row. A word's second number can
 # be 0 too, beside another first: its row is then taken for free, and lost to it.

@@ -28,8 +28,9 @@ def cut_texts(
       capacity: bytes that the pieces have room for at least.
     """
     data = b"".join([part for text in texts for part in (text.encode(), _DIVIDER)])
+    view = memoryview(data)
     for start, stop in _cuts(data, cutter.rule.breaks, piece):
-        text = Text(data[start:stop], capacity=capacity)
+        text = Text(view[start:stop], capacity=capacity)
         yield text, np.append(cutter.starts(text), text.size)
 
 

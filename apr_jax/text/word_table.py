@@ -32,7 +32,7 @@ class Text:
       room: uint8, all that is in `eights`.
     """
 
-    def __init__(self, *parts: bytes, capacity: int = 0) -> None:
+    def __init__(self, *parts: bytes | memoryview, capacity: int = 0) -> None:
         """With these bytes, one part's behind another's.
 
         Args:

@@ -22,6 +22,7 @@ from apr_jax.text.pretokenizers import (
     QWEN2_PATTERN,
     WHITESPACE_PATTERN,
 )
+from apr_jax.text.word_table import Text
 from tests.text import probe_unicode
 from tests.text.hostile import FRAGMENTS, random_texts, texts
 
@@ -46,7 +47,7 @@ def hf_words(name, text):
 def cut(name, batch):
     """The words of each text, by one call for all."""
     data = joined(batch)
-    starts = CUTTERS[name].starts(data)
+    starts = CUTTERS[name].starts(Text(data))
     assert starts.dtype == np.intp
     words = [[]]
     for start, end in itertools.pairwise([*starts.tolist(), len(data)]):
@@ -126,7 +127,9 @@ def test_slices_are_split_as_the_whole_is(name):
     rule, text = PRETOKENIZERS[name], "".join(random_texts(2, 500)) + "a!\n/b!\nc \n!\n\n/"
     cuts = [0, *(match.start() for match in re.finditer(rule.breaks, text)), len(text)]
     assert len(cuts) > 300
-    found = [word for start, stop in itertools.pairwise(cuts) for word in rule.split(text[start:stop])]
+    found = [
+        word for start, stop in itertools.pairwise(cuts) for word in rule.split(text[start:stop])
+    ]
     assert found == rule.split(text)
 
 
@@ -144,11 +147,10 @@ def test_other_words_for_a_rule():
 
 
 @pytest.mark.parametrize("name", CUTTERS)
-def test_pieces_are_cut_as_the_whole_is(name, monkeypatch):
-    monkeypatch.setattr(pieces, "_PIECE", 1)
+def test_pieces_are_cut_as_the_whole_is(name):
     texts = [*random_texts(2, 500), "a\n\nb\n\n\nc \nd\n  e  \n"]
     data = joined(texts)
-    cuts = [*pieces._cuts(data, PRETOKENIZERS[name].breaks)]
-    found = [start + CUTTERS[name].starts(data[start:stop]) for start, stop in cuts]
+    cuts = [*pieces._cuts(data, PRETOKENIZERS[name].breaks, 1)]
+    found = [start + CUTTERS[name].starts(Text(data[start:stop])) for start, stop in cuts]
     assert len(found) > 300
-    assert np.concatenate(found).tolist() == CUTTERS[name].starts(data).tolist()
+    assert np.concatenate(found).tolist() == CUTTERS[name].starts(Text(data)).tolist()
