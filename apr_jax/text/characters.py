@@ -20,9 +20,6 @@ LETTER, NUMBER, SPACE, OTHER = "\xe9", "\xb2", "\xa0", "\xa1"
 UPPER, LOWER, COMBINING = "\xc9", "\xe8", "\xa8"
 # Characters that only the pre-tokeniser `Digits` takes for numbers; all else, for others.
 NUMERIC = "\xb9"
-# What stands between texts: the lone surrogate that `surrogateescape` makes of the byte 0xFF, which
-# UTF-8 never has.
-DIVIDER, DIVIDER_POINT = "\xff", 0xDCFF
 # U+017F, the only character outside ASCII that a case-insensitive `s`, `t`, `r`, `e`, `v`, `m`,
 # `l` or `d` matches.
 LONG_S, LONG_S_POINT = "\xdf", "\u017f"
@@ -83,7 +80,6 @@ def classes() -> np.ndarray:
     classes[members(unicode_tables.SPACES)] = ord(SPACE)
     classes[members(unicode_tables.NUMERIC)] = ord(NUMERIC)
     classes[0x17F] = ord(LONG_S)
-    classes[DIVIDER_POINT] = ord(DIVIDER)
     classes[:0x80] = np.arange(0x80)
     return classes
 

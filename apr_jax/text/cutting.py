@@ -5,34 +5,38 @@ characters before it, of itself and of the next one, but for a few rare cases th
 characters of several bytes, contractions, blanks at the end of a line, and long numbers.
 """
 
+import functools
 import itertools
 from typing import Any
 
 import numpy as np
 
 from apr_jax.text.characters import (
-    DIVIDER,
-    LETTER,
-    LONG_S,
     LONG_S_POINT,
     NUMBER,
     NUMERIC,
+    OTHER,
     SPACE,
     classes,
 )
 from apr_jax.text.pretokenizers import Rule
 from apr_jax.text.word_table import Text, aligned
 
-# What the classes in a rule stand for: letters, numbers, spaces but for the next two classes, ' ',
-# newlines, digits that only `Digits` knows, dividers of texts. All else is of class O.
+# What stands in a folded text for each byte of a character of several bytes that is no letter, by
+# what `fold` writes for it: bytes that are in no UTF-8. Letters stay as they are.
+_STAND_INS = {OTHER: 0xF5, SPACE: 0xF6, NUMBER: 0xF7, NUMERIC: 0xF8}
+DIVIDER = 0xFF
+# The bytes of folded texts that are of each class in a rule: letters, numbers, spaces but for the
+# next two classes, ' ', newlines, digits that only `Digits` knows, dividers of texts. All else is
+# of class O.
 CLASSES = {
-    "L": "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + LETTER + LONG_S,
-    "N": "0123456789" + NUMBER,
-    "S": "\t\v\f" + SPACE,
-    "P": " ",
-    "R": "\r\n",
-    "M": NUMERIC,
-    "D": DIVIDER,
+    "L": b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + bytes(range(0x80, 0xF5)),
+    "N": bytes([*b"0123456789", _STAND_INS[NUMBER]]),
+    "S": bytes([*b"\t\v\f", _STAND_INS[SPACE]]),
+    "P": b" ",
+    "R": b"\r\n",
+    "M": bytes([_STAND_INS[NUMERIC]]),
+    "D": bytes([DIVIDER]),
 }
 IS_START, IS_RARE = 1, 2  # the bits of `marks`
 _LETTER, _OTHER = 1, 2  # the bits of the first two joins, which every rule has for these classes
@@ -49,12 +53,12 @@ class Cutter:
     """One rule as tables.
 
     The code of a class has four low bits, which of the joins it may be the right side of, and four
-    high bits, which it may be the left side of. A text is looked at with its characters of several
-    bytes folded: each of their bytes is what `fold` writes for the character.
+    high bits, which it may be the left side of. A folded text is one in which each byte tells of
+    what class its character is.
 
     Attributes:
       rule: the rule.
-      codes: bytes [256], the code of what each byte of a folded text stands for.
+      codes: bytes [256], the code of each byte of a folded text.
     """
 
     def __init__(self, rule: Rule) -> None:
@@ -114,13 +118,12 @@ class Cutter:
     def _mend_characters(
         self, characters: "_Characters", folded: np.ndarray, is_start: np.ndarray
     ) -> None:
-        """Where characters have several bytes their neighbours' codes are not one byte away."""
-        here = self._codes.take(characters.classes)
-        # Letters join their like, and what follows them does not ask what they follow.
-        others = np.flatnonzero(here != self._letter)
-        here, at = here.take(others), characters.at.take(others)
-        sizes = characters.sizes.take(others)
-        ends = at + sizes
+        """Where characters have several bytes their neighbours are not one byte away.
+
+        Letters join their like, and what follows them does not ask what they follow.
+        """
+        at, sizes = characters.at, characters.sizes
+        ends, here = at + sizes, self._codes.take(characters.stand_ins)
         before, after = self._codes_at(folded, at - 1), self._codes_at(folded, ends)
         # What follows, and then themselves, who do not ask so far back: they are no letters.
         is_start[ends] = is_word_start(
@@ -150,7 +153,7 @@ class Cutter:
     ) -> None:
         """Of a run of numbers only every so manyth starts a word."""
         is_number = octets - np.uint8(ord("0")) < 10
-        is_number[characters.at] = characters.classes == ord(NUMBER)
+        is_number[characters.at] = characters.stand_ins == _STAND_INS[NUMBER]
         at = np.flatnonzero(is_number)
         index = np.arange(at.size)
         starts_run = np.ones(at.size, bool)
@@ -205,39 +208,49 @@ def marks(rule: Rule, codes: Any, folded: Any) -> Any:
 
 
 class _Characters:
-    """The characters of several bytes in a text.
+    """The characters of several bytes in a text that are no letters.
 
     Attributes:
       at: int64, where each begins.
       sizes: int64, its bytes: 2, 3 or 4.
-      classes: uint8, what `fold` writes for it.
+      stand_ins: uint8, what its bytes are in the folded text.
     """
 
     def __init__(self, octets: np.ndarray) -> None:
-        self.at = np.flatnonzero(octets - np.uint8(0xC0) < 0x3F)
-        first = octets.take(self.at)
-        self.sizes = _SIZES.take(first)
-        points = (first & 0x1F).astype(np.intp) << 6 | octets.take(self.at + 1) & 0x3F
-        for number, mask in ((2, 0x3FF), (3, 0x7FFF)):  # without the first byte's length
-            more = np.flatnonzero(self.sizes > number)
-            low = octets.take(self.at.take(more) + number) & 0x3F
+        at = np.flatnonzero(octets - np.uint8(0xC0) < 0x3F)
+        first = octets.take(at)
+        points = (first & 0x1F).astype(np.intp) << 6 | octets.take(at + 1) & 0x3F
+        for least, number, mask in ((0xE0, 2, 0x3FF), (0xF0, 3, 0x7FFF)):
+            more = np.flatnonzero(first >= least)
+            low = octets.take(at.take(more) + number) & 0x3F
             points[more] = (points.take(more) & mask) << 6 | low
-        self.classes = classes().take(points)
+        stand_ins = _stand_ins().take(points)
+        others = np.flatnonzero(stand_ins)
+        self.at, self.stand_ins = at.take(others), stand_ins.take(others)
+        self.sizes = _SIZES.take(first.take(others))
 
     def fold(self, octets: np.ndarray) -> np.ndarray:
-        """A copy of the text in which each of their bytes is what stands for their class."""
+        """The text with what stands in for them, in an array that XLA need not copy."""
         folded = aligned(octets.size >> 3).view(np.uint8)
         folded[:] = octets
-        for number in range(4):
-            more = np.flatnonzero(self.sizes > number)
-            folded[self.at.take(more) + number] = self.classes.take(more)
+        ends = self.at + self.sizes
+        for at in (self.at, self.at + 1, self.at + self.sizes // 2, ends - 1):
+            folded[at] = self.stand_ins
         return folded
+
+
+@functools.cache
+def _stand_ins() -> np.ndarray:
+    """uint8 [0x110000]: what stands in for each code point, 0 for letters."""
+    table = np.zeros(256, np.uint8)
+    table[[*map(ord, _STAND_INS)]] = [*_STAND_INS.values()]
+    return table.take(classes())
 
 
 def _codes(rule: Rule) -> bytes:
     codes = []
     for byte in range(256):
-        name = next((name for name, its in CLASSES.items() if chr(byte) in its), "O")
+        name = next((name for name, its in CLASSES.items() if byte in its), "O")
         if name == "M" and name not in rule.alone:
             name = "O"
         code = 0
