@@ -2,7 +2,8 @@
 
 Texts stand one behind another with dividers between, and are gone through in pieces that fit the
 cache. In each `cutting.Cutter` finds where words start, and `word_table.WordTable` what ids they
-have. Words that it does not know are collected, merged together and kept.
+have; once compiled, `compiled_cutting.CompiledCutter` and `first_look.FirstLook` do most of it.
+Words that the table does not know are noted, merged together at the end of a lot, and kept.
 """
 
 import dataclasses
@@ -47,7 +48,6 @@ class BatchEncoder:
         self._words, self._ids = words, ids
         self._compiled: _Compiled | None = None
         self._lock = threading.Lock()
-        self._ones = np.empty(0, np.int64)
         self._forget()
 
     def compile(self) -> None:
@@ -74,6 +74,7 @@ class BatchEncoder:
         self._rows = Rows(np.int32)
         self._rows.append(np.empty(0, np.int32), np.zeros(1, np.int64))
         self._kept_rows = 1
+        self._ones = np.empty(0, np.int64)  # but for a moment nothing else is in it
         bits = max(_BITS, (3 * len(self._ids)).bit_length())
         self._table = WordTable(bits, _NO_IDS)
         self._room = (1 << bits - 1) - len(self._ids)
@@ -132,7 +133,7 @@ class BatchEncoder:
 
     def _look(self, texts: Sequence[str]) -> Iterator[tuple[Text, np.ndarray, np.ndarray]]:
         """Piece by piece the bytes, the bounds of the words, and the words' values."""
-        if self._compiled is None or not _COMPILED_LEAST <= sum(map(len, texts)):
+        if self._compiled is None or sum(map(len, texts)) < _COMPILED_LEAST:
             for text, bounds in cut_texts(self._cutter, texts, piece=_PIECE):
                 yield text, bounds, self._table.find(text, bounds[:-1], np.diff(bounds))
             return
@@ -249,4 +250,5 @@ class _NewWords:
 
     def all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Their bytes one behind another, their lengths and their places."""
-        return tuple(map(np.concatenate, (self._octets, self._lengths, self._places)))
+        concatenate = np.concatenate
+        return concatenate(self._octets), concatenate(self._lengths), concatenate(self._places)
