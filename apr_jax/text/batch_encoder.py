@@ -61,7 +61,7 @@ class BatchEncoder:
             cutter, first_look = CompiledCutter(self._cutter.rule), FirstLook(_NO_IDS)
             self._fill_first_look(first_look)
             text = Text(b" ", capacity=_COMPILED_ROOM)
-            first_look.find(text, np.append(cutter.starts(text), 1))  # so that it is compiled now
+            first_look.find(text, cutter.bounds(text))  # so that it is compiled now
             self._compiled = _Compiled(cutter, first_look, os.getpid())
 
     def _is_compiled(self) -> bool:

@@ -80,11 +80,11 @@ class Cutter:
         if rule.any_case:
             self._contraction[int.from_bytes(LONG_S_POINT.encode())] = 3
 
-    def starts(self, text: Text) -> np.ndarray:
+    def bounds(self, text: Text) -> np.ndarray:
         """int64: where words start in UTF-8 texts that stand between dividers, bytes of 0xFF.
 
-        A divider is a word too. What stands before the first byte and after the last one is taken
-        for a divider.
+        The last bound is where the last word ends. A divider is a word too. What stands before the
+        first byte and after the last one is taken for a divider.
         """
         octets, folded = text.bytes, text.room
         characters = _Characters(octets)
@@ -101,8 +101,9 @@ class Cutter:
             rare = rare[~is_contraction]
         if self.rule.digits:
             self._mend_numbers(octets, characters, is_start)
-        starts = np.flatnonzero(is_start[:-1])
-        return self._mend_blank_lines(folded, rare, starts) if rare.size else starts
+        is_start[-1] = True
+        bounds = np.flatnonzero(is_start)
+        return self._mend_blank_lines(folded, rare, bounds) if rare.size else bounds
 
     def _marks(self, folded: np.ndarray, size: int) -> np.ndarray:
         """uint8 [size]: `marks` of a folded text of at least so many bytes."""
@@ -162,23 +163,23 @@ class Cutter:
         is_start[at[(index - run_start) % self.rule.digits != 0]] = False
 
     def _mend_blank_lines(
-        self, folded: np.ndarray, ends: np.ndarray, starts: np.ndarray
+        self, folded: np.ndarray, ends: np.ndarray, bounds: np.ndarray
     ) -> np.ndarray:
         """Without the starts after a newline from which only spaces lead to another newline.
 
         `ends` are the places of newlines after blanks. Newlines that follow a character of class O
         belong to its word, so that a start after them stays.
         """
-        index = np.unique(np.searchsorted(starts, ends, "right") - 1)
-        at = starts[index]
+        index = np.unique(np.searchsorted(bounds, ends, "right") - 1)
+        at = bounds[index]
         is_newline = (self._codes_at(folded, at - 1) & 15) == _NEWLINE
         index = index[is_newline & (self._codes_at(folded, at) >= _BLANK)]
         if not index.size:
-            return starts
-        word = starts[index - 1]  # the one before
+            return bounds
+        word = bounds[index - 1]  # the one before
         first, second = self._codes_at(folded, word), self._codes_at(folded, word + 1)
         is_other = ((first & 15) == _OTHER) | ((first >= _BLANK) & ((second & 15) == _OTHER))
-        return np.delete(starts, index[~is_other])
+        return np.delete(bounds, index[~is_other])
 
 
 def is_word_start(rule: Rule, back: Any, before: Any, here: Any, after: Any) -> Any:

@@ -31,7 +31,7 @@ def cut_texts(
     view = memoryview(data)
     for start, stop in _cuts(data, cutter.rule.breaks, piece):
         text = Text(view[start:stop], capacity=capacity)
-        yield text, np.append(cutter.starts(text), text.size)
+        yield text, cutter.bounds(text)
 
 
 def _cuts(data: bytes, breaks: str, piece: int) -> Iterator[tuple[int, int]]:

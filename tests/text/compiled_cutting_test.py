@@ -1,4 +1,4 @@
-"""What XLA marks is what NumPy marks, and so are the starts of words."""
+"""What XLA marks is what NumPy marks, and so are the bounds of words."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ def data():
 
 
 @pytest.mark.parametrize("name", CUTTERS)
-def test_starts_are_the_same(name):
+def test_bounds_are_the_same(name):
     plain, compiled = CUTTERS[name]
     text = data()
     whole = text[: text.rindex(b"\xff", 0, ROOM - 16)]
     for piece in (whole, b"", b"a", b"\n \n", "\u3000x\u2003".encode()):
-        expected = plain.starts(Text(piece))
-        np.testing.assert_array_equal(compiled.starts(Text(piece, capacity=ROOM)), expected)
+        expected = plain.bounds(Text(piece))
+        np.testing.assert_array_equal(compiled.bounds(Text(piece, capacity=ROOM)), expected)
 
 
 @pytest.mark.parametrize("name", CUTTERS)
