@@ -50,13 +50,18 @@ class FirstLook:
           second: uint64, their next eight bytes likewise.
           values: int32.
         """
-        words = np.stack([first, second, values.view(np.uint32)], axis=1)
-        at = _row(first, second, MIX[:2])
-        for _ in range(2):
-            free = np.flatnonzero(self._rows[at, 1] == _NO_WORD)
-            self._rows[at[free], :3] = words[free]
-            is_out = (self._rows[at, :2] != words[:, :2]).any(axis=1)
-            words, at = words[is_out], at[is_out] ^ 1
+        columns = (first, second, values.view(np.uint32))
+        rows = _row(first, second, MIX[:2]).astype(np.int64)
+        held = self._rows.reshape(-1)
+        for turn in range(2):
+            at = (rows ^ turn) << 2
+            free = np.flatnonzero(held.take(at + 1) == _NO_WORD)
+            for number, column in enumerate(columns):  # faster than rows of three
+                held[at.take(free) + number] = column.take(free)
+            is_out = (held.take(at) != columns[0]) | (held.take(at + 1) != columns[1])
+            out = np.flatnonzero(is_out)
+            rows = rows.take(out)
+            columns = tuple(column.take(out) for column in columns)
 
     def find(self, text: Text, bounds: np.ndarray) -> np.ndarray:
         """int32: the values of words, each from one of `bounds` to the next; ABSENT for some."""

@@ -398,8 +398,7 @@ def _insert(ids: np.ndarray, at: np.ndarray, added: Sequence[int]) -> np.ndarray
     """`ids` with those of added tokens before these places."""
     if not added:
         return ids
-    is_added = np.zeros(len(ids) + len(added), bool)
-    is_added[at + np.arange(len(added))] = True
-    merged = np.empty(len(is_added), np.int32)
-    merged[is_added], merged[~is_added] = added, ids
-    return merged
+    between = np.split(ids, at)
+    tokens = np.array(added, np.int32)[:, None]
+    parts = [part for pair in zip(between, tokens, strict=False) for part in pair]
+    return np.concatenate([*parts, between[-1]])
