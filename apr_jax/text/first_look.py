@@ -50,7 +50,7 @@ class FirstLook:
           second: uint64, their next eight bytes likewise.
           values: int32.
         """
-        columns = (first, second, values.view(np.uint32))
+        columns = [first, second, values.view(np.uint32)]
         rows = _row(first, second, MIX[:2]).astype(np.int64)
         held = self._rows.reshape(-1)
         for turn in range(2):
@@ -61,7 +61,7 @@ class FirstLook:
             is_out = (held.take(at) != columns[0]) | (held.take(at + 1) != columns[1])
             out = np.flatnonzero(is_out)
             rows = rows.take(out)
-            columns = tuple(column.take(out) for column in columns)
+            columns = [column.take(out) for column in columns]
 
     def find(self, text: Text, bounds: np.ndarray) -> np.ndarray:
         """int32: the values of words, each from one of `bounds` to the next; ABSENT for some."""
