@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -54,6 +55,8 @@ class Tokenizer:
         self.sha256 = vocabulary.sha256()
         left, right, result = vocabulary.merges_M3.T
         self._merges = Merges(left, right, result, size=self.vocab_size)
+        self._apply_merges = self._merges.apply
+        self._compiled_in = -1  # process
         self._byte_ids = vocabulary.byte_ids()
         self._byte_list = self._byte_ids.tolist()
         self._has_all_bytes = bool((self._byte_ids >= 0).all())
@@ -118,16 +121,22 @@ class Tokenizer:
     def compile(self) -> None:
         """Compile what XLA does faster than NumPy: worth while for hundreds of megabytes.
 
-        It takes a second and starts JAX in this process, with all its devices. Processes that are
-        forked later encode without it.
+        It takes two seconds and starts JAX in this process, with all its devices. Processes that
+        are forked later encode without it.
 
         Raises:
           UserError: JAX is told not to use the CPU.
         """
         if self._rule is None or not self._rule.joins:
             return  # nothing is compiled for what is cut word by word
+        if self._compiled_in == os.getpid():
+            return
         try:
+            from apr_jax.text.compiled_merges import CompiledMerges  # here, since it imports JAX
+
             self._batches.compile()
+            self._apply_merges = CompiledMerges(self._merges).apply
+            self._compiled_in = os.getpid()
         except (RuntimeError, AssertionError) as error:  # JAX raises either
             reason = str(error) or "it is not among them"
             raise UserError(f"JAX cannot use the CPU, see JAX_PLATFORMS: {reason}") from error
@@ -320,7 +329,7 @@ class Tokenizer:
             start = int(ends[first] - lengths[first])
             last = max(first + 1, int(np.searchsorted(ends, start + _LOT_BYTES)))
             lot = symbols[start : ends[last - 1]]
-            ids, merged_lengths = self._merges.apply(lot, lengths[first:last])
+            ids, merged_lengths = self._apply_merges(lot, lengths[first:last])
             rows.append(ids)
             counts.append(merged_lengths)
             first = last
