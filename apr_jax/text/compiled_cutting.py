@@ -9,7 +9,7 @@ import numpy as np
 from jax import lax
 
 from apr_jax.text.cutting import Cutter, marks
-from apr_jax.text.first_look import apart, cpu
+from apr_jax.text.on_cpu import apart, cpu
 from apr_jax.text.pretokenizers import Rule
 
 

@@ -18,8 +18,8 @@ from jax import lax
 
 from apr_jax.text.certain_pairs import CertainPairs
 from apr_jax.text.chain import GAP
-from apr_jax.text.first_look import apart, cpu
 from apr_jax.text.merges import Merges
+from apr_jax.text.on_cpu import apart, cpu
 from apr_jax.text.pair_table import NONE
 from apr_jax.text.ragged import spans
 from apr_jax.text.word_table import aligned

@@ -5,8 +5,6 @@ registers, which takes a third of the time of the same in NumPy. Words that anot
 out of its row, words that are not known and long ones are left to `word_table`.
 """
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from apr_jax.text.on_cpu import apart, cpu
 from apr_jax.text.word_table import ABSENT, EMPTY, MIX, SHORT, Text, aligned
 
 _ROW_BITS = 20
@@ -76,23 +75,6 @@ class FirstLook:
             ]
             values = np.concatenate([np.asarray(part) for part in found])[:count]
         return values
-
-
-def cpu() -> jax.Device:
-    """JAX raises an error where it has none."""
-    return jax.local_devices(backend="cpu")[0]
-
-
-@contextlib.contextmanager
-def apart(device: jax.Device) -> Iterator[None]:
-    """Whatever the caller does with JAX around it: 64 bits, no tracing, arrays from NumPy."""
-    with (
-        jax.default_device(device),
-        jax.enable_x64(True),
-        jax.ensure_compile_time_eval(),
-        jax.transfer_guard("allow"),
-    ):
-        yield
 
 
 @jax.jit

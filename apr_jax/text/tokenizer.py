@@ -56,7 +56,7 @@ class Tokenizer:
         left, right, result = vocabulary.merges_M3.T
         self._merges = Merges(left, right, result, size=self.vocab_size)
         self._apply_merges = self._merges.apply
-        self._compiled_in = -1  # process
+        self._merges_compiled_in = -1  # process
         self._byte_ids = vocabulary.byte_ids()
         self._byte_list = self._byte_ids.tolist()
         self._has_all_bytes = bool((self._byte_ids >= 0).all())
@@ -118,25 +118,30 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise lone_surrogate(texts) from error
 
-    def compile(self) -> None:
+    def compile(self, *, merges: bool = True) -> None:
         """Compile what XLA does faster than NumPy: worth while for hundreds of megabytes.
 
         It takes two seconds and starts JAX in this process, with all its devices. Processes that
         are forked later encode without it.
+
+        Args:
+          merges: whether the merging of new words too, which takes half of the time, and pays from
+            half a gigabyte to a gigabyte on.
 
         Raises:
           UserError: JAX is told not to use the CPU.
         """
         if self._rule is None or not self._rule.joins:
             return  # nothing is compiled for what is cut word by word
-        if self._compiled_in == os.getpid():
-            return
-        try:
-            from apr_jax.text.compiled_merges import CompiledMerges  # here, since it imports JAX
+        from apr_jax.text.compiled_merges import CompiledMerges  # here, since they import JAX
+        from apr_jax.text.on_cpu import for_one_core
 
-            self._batches.compile()
-            self._apply_merges = CompiledMerges(self._merges).apply
-            self._compiled_in = os.getpid()
+        try:
+            with for_one_core():
+                self._batches.compile()
+                if merges and self._merges_compiled_in != os.getpid():
+                    self._apply_merges = CompiledMerges(self._merges).apply
+                    self._merges_compiled_in = os.getpid()
         except (RuntimeError, AssertionError) as error:  # JAX raises either
             reason = str(error) or "it is not among them"
             raise UserError(f"JAX cannot use the CPU, see JAX_PLATFORMS: {reason}") from error
