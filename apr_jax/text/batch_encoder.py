@@ -2,12 +2,14 @@
 
 Texts stand one behind another with dividers between, and are gone through in pieces that fit the
 cache. In each `cutting.Cutter` finds where words start, and `word_table.WordTable` what ids they
-have. Words that it does not know are collected, merged together and kept.
+have; once compiled, `compiled_cutting.CompiledCutter` and `first_look.FirstLook` do most of it.
+Words that the table does not know are noted, merged together at the end of a lot, and kept.
 """
 
+import dataclasses
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,15 +21,18 @@ from apr_jax.text.ragged import Rows, spans
 from apr_jax.text.word_table import ABSENT, LONGEST, SHORT, Text, WordTable
 
 if TYPE_CHECKING:
+    from apr_jax.text.compiled_cutting import CompiledCutter
     from apr_jax.text.first_look import FirstLook
 
-_CHUNK = 1 << 16  # words whose ids are written together, so that they stay in the cache
-_COMPILED_PIECE = 3 << 18  # bytes for one first look
+_PIECE = 1 << 18  # bytes looked at together, so that they stay in the cache
+_COMPILED_PIECE = 15 << 16  # the same for what is compiled
+_COMPILED_ROOM = 1 << 20  # bytes, for such a piece and what there is until it may be cut
 _COMPILED_LEAST = 1 << 18  # bytes; less is quicker without it
-_COMPILED_MOST = 1 << 32  # bytes whose places fit its numbers
 _BITS = 21  # of the least number of slots, of which half are used: room for many languages
 _LEAST_ROOM = 1 << 16  # words; with less room at the start of a lot, all is forgotten
 _NO_IDS = -1  # the value of dividers: row 0 of the pieces
+_UNSETTLED = -(1 << 30)  # values below are ABSENT, or the numbers of words that are being learned
+_FIRST_NUMBER = ABSENT + 1
 # From words, as bytes one behind another and lengths, to ids and lengths.
 Encode = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 _Ragged = tuple[np.ndarray, np.ndarray]
@@ -41,23 +46,26 @@ class BatchEncoder:
         self._cutter = Cutter(rule)
         self._encode = encode
         self._words, self._ids = words, ids
-        self._first_look: FirstLook | None = None
-        self._compiled_in = -1  # process that the first look works in; not in its children
+        self._compiled: _Compiled | None = None
         self._lock = threading.Lock()
         self._forget()
 
     def compile(self) -> None:
-        """Go over to the first look that XLA compiles. JAX raises an error where it has no CPU."""
-        from apr_jax.text.first_look import FirstLook  # here, since it imports JAX
+        """Go over to what XLA compiles. JAX raises an error where it has no CPU."""
+        from apr_jax.text.compiled_cutting import CompiledCutter  # here, since they import JAX
+        from apr_jax.text.first_look import FirstLook
 
         with self._lock:
-            if self._compiled_in == os.getpid():
+            if self._is_compiled():
                 return
-            first_look = FirstLook(_NO_IDS)
+            cutter, first_look = CompiledCutter(self._cutter.rule), FirstLook(_NO_IDS)
             self._fill_first_look(first_look)
-            piece = Text(b" ", capacity=_COMPILED_PIECE)
-            first_look.find(piece, np.array([0, 1]))  # so that it is compiled now
-            self._first_look, self._compiled_in = first_look, os.getpid()
+            text = Text(b" ", capacity=_COMPILED_ROOM)
+            first_look.find(text, cutter.bounds(text))  # so that it is compiled now
+            self._compiled = _Compiled(cutter, first_look, os.getpid())
+
+    def _is_compiled(self) -> bool:
+        return self._compiled is not None and self._compiled.process == os.getpid()
 
     def _forget(self) -> None:
         """Know only the words of the beginning. Cut short it leaves what must be forgotten."""
@@ -66,6 +74,7 @@ class BatchEncoder:
         self._rows = Rows(np.int32)
         self._rows.append(np.empty(0, np.int32), np.zeros(1, np.int64))
         self._kept_rows = 1
+        self._ones = np.empty(0, np.int64)  # but for a moment nothing else is in it
         bits = max(_BITS, (3 * len(self._ids)).bit_length())
         self._table = WordTable(bits, _NO_IDS)
         self._room = (1 << bits - 1) - len(self._ids)
@@ -74,8 +83,8 @@ class BatchEncoder:
         starts = (np.cumsum(lengths) - lengths)[kept]
         places = self._table.claim(Text(octets.tobytes()), starts, lengths[kept])
         self._table.set_values(places[places >= 0], self._ids[kept[places >= 0]])
-        if self._first_look is not None:
-            self._fill_first_look(self._first_look)
+        if self._compiled is not None:
+            self._fill_first_look(self._compiled.first_look)
 
     def _fill_first_look(self, first_look: "FirstLook") -> None:
         """Hold the words of the table in it."""
@@ -90,8 +99,8 @@ class BatchEncoder:
         """The ids (int32) of all texts one behind another, and how many each has (int64)."""
         with self._lock:
             try:
-                if self._compiled_in != os.getpid():
-                    self._first_look = None
+                if not self._is_compiled():
+                    self._compiled = None
                 if self._room < _LEAST_ROOM:
                     self._forget()
                 encoded = self._encode_lot(texts)
@@ -101,91 +110,63 @@ class BatchEncoder:
         return encoded
 
     def _encode_lot(self, texts: Sequence[str]) -> _Ragged:
-        is_ascii = [text.isascii() for text in texts]
-        if all(is_ascii) or not any(is_ascii):
-            return self._encode_alike(texts)
-        return self._encode_mixed(texts, np.array(is_ascii))
-
-    def _encode_mixed(self, texts: Sequence[str], is_ascii: np.ndarray) -> _Ragged:
-        lengths, rows = np.empty(len(texts), np.int64), [np.empty(0, np.int32)] * len(texts)
-        for which in (np.flatnonzero(is_ascii), np.flatnonzero(~is_ascii)):
-            ids, lengths[which] = self._encode_alike([texts[i] for i in which.tolist()])
-            ends = np.cumsum(lengths[which]).tolist()
-            for i, start, end in zip(which.tolist(), [0, *ends], ends, strict=False):
-                rows[i] = ids[start:end]
-        return np.concatenate(rows), lengths
-
-    def _encode_alike(self, texts: Sequence[str]) -> _Ragged:
-        """The ids of texts, and how many each has. All of the texts are ASCII, or none."""
-        known, unseen = [], []
-        # Of other texts so many words are long or new that it does not pay.
-        first_look = self._first_look if all(map(str.isascii, texts)) else None
-        least = 0 if first_look is None else _COMPILED_PIECE
-        for text, bounds in cut_texts(self._cutter, texts, least):
-            if first_look is not None and _COMPILED_LEAST <= len(text.bytes) < _COMPILED_MOST:
-                values = first_look.find(text, bounds)
-            else:
-                values = self._table.find(text, bounds[:-1], np.diff(bounds))
-            absent = np.flatnonzero(values == ABSENT)
-            starts = bounds.take(absent)
-            lengths = bounds.take(absent + 1) - starts
-            known.append(values)
-            unseen.append((absent, text.bytes.take(spans(starts, lengths)), lengths))
-        self._fill_in(known, unseen)
+        pieces, new = [], _NewWords()
+        for text, bounds, values in self._look(texts):
+            others = np.flatnonzero(values < 0)  # words of several ids or none yet, and dividers
+            their = values.take(others)
+            unsettled = np.flatnonzero(their < _UNSETTLED)
+            at = others.take(unsettled)
+            starts = bounds.take(at)
+            their[unsettled] = self._note(text, starts, bounds.take(at + 1) - starts, new)
+            pieces.append((values, others, their))
+        settled = self._learn(new)
         ids, ends, size = [], [], 0
-        for values in known:
-            for first in range(0, len(values), _CHUNK):
-                part, ends_of_part = self._ids_of(values[first : first + _CHUNK])
-                ids.append(part)
-                ends.append(ends_of_part + size)
-                size += len(part)
+        for values, others, their in pieces:
+            late = np.flatnonzero(their < _UNSETTLED)
+            their[late] = settled.take(their.take(late) - _FIRST_NUMBER)
+            part, ends_of_part = self._ids_of(values, others, their)
+            ids.append(part)
+            ends.append(ends_of_part + size)
+            size += len(part)
         self._rows.shorten(self._kept_rows)  # the others are of words that the table does not keep
         return np.concatenate(ids), np.diff(np.concatenate(ends), prepend=0)
 
-    def _fill_in(
-        self, known: list[np.ndarray], unseen: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
-    ) -> None:
-        """Put the values of unseen words (index, bytes, lengths) where `known` has none."""
-        lengths = np.concatenate([lengths for _, _, lengths in unseen])
-        if not lengths.size:
+    def _look(self, texts: Sequence[str]) -> Iterator[tuple[Text, np.ndarray, np.ndarray]]:
+        """Piece by piece the bytes, the bounds of the words, and the words' values."""
+        if self._compiled is None or sum(map(len, texts)) < _COMPILED_LEAST:
+            for text, bounds in cut_texts(self._cutter, texts, piece=_PIECE):
+                yield text, bounds, self._table.find(text, bounds[:-1], np.diff(bounds))
             return
-        values = self._learn(np.concatenate([octets for _, octets, _ in unseen]), lengths)
-        for piece, (absent, _, _) in zip(known, unseen, strict=True):
-            piece[absent], values = values[: len(absent)], values[len(absent) :]
+        cutter, first_look = self._compiled.cutter, self._compiled.first_look
+        for text, bounds in cut_texts(
+            cutter, texts, piece=_COMPILED_PIECE, capacity=_COMPILED_ROOM
+        ):
+            yield text, bounds, first_look.find(text, bounds)
 
-    def _learn(self, octets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """int32: the values of words, of which most are kept from now on."""
-        starts = np.cumsum(lengths) - lengths
+    def _note(
+        self, text: Text, starts: np.ndarray, lengths: np.ndarray, new: "_NewWords"
+    ) -> np.ndarray:
+        """int32: the values of words, which for new ones are their numbers."""
         places = np.full(len(lengths), -1)
         some = slice(max(self._room, 0))
-        text = Text(octets.tobytes())
         places[some] = self._table.claim(text, starts[some], lengths[some])
         found = np.full(len(lengths), ABSENT, np.int32)
         kept = np.flatnonzero(places >= 0)
-        found[kept] = self._table.values(places[kept])  # the first look does not tell all of them
-        new = np.flatnonzero(found == ABSENT)
-        places_of_new = places.take(new)
-        kept, alone = (
-            new.take(np.flatnonzero(at)) for at in (places_of_new >= 0, places_of_new < 0)
-        )
-        # Of equal words one speaks for all: the one whose number their place holds in the end.
-        places = places.take(kept)
-        self._table.set_values(places, np.arange(kept.size, dtype=np.int32))
-        speaker = self._table.values(places)
-        speakers = np.flatnonzero(speaker == np.arange(kept.size))
-        speaks = kept.take(speakers)
-        which = np.concatenate([speaks, alone])
-        starts, lengths = starts.take(which), lengths.take(which)
-        values = self._encode_new(octets.take(spans(starts, lengths)), lengths)
-        self._table.set_values(places.take(speakers), values[: speaks.size])
-        if self._first_look is not None:
-            short = np.flatnonzero(lengths[: speaks.size] <= SHORT)
-            words = text.pairs(starts.take(short), lengths.take(short))
-            self._first_look.add(*words, values.take(short))
-        self._room -= speaks.size
-        self._kept_rows = len(self._rows) - int((values[speaks.size :] < 0).sum())
-        found[kept] = self._table.values(places)
-        found[alone] = values[speaks.size :]
+        found[kept] = self._table.values(places.take(kept))
+        unseen = np.flatnonzero(found == ABSENT)
+        places = places.take(unseen)
+        # Of equal words one speaks for all: the one whose index their place holds in the end.
+        kept, index = np.flatnonzero(places >= 0), np.arange(unseen.size, dtype=np.int32)
+        speaks = places < 0
+        self._table.set_values(places.take(kept), index.take(kept))
+        speaks[kept] = self._table.values(places.take(kept)) == kept
+        speakers = np.flatnonzero(speaks)
+        places_of_speakers, at = places.take(speakers), unseen.take(speakers)
+        found[at] = new.add(text, starts.take(at), lengths.take(at), places_of_speakers)
+        kept_at = at[places_of_speakers >= 0]
+        self._table.set_values(places_of_speakers[places_of_speakers >= 0], found.take(kept_at))
+        self._room -= kept_at.size
+        found[unseen.take(kept)] = self._table.values(places.take(kept))
         return found
 
     def _encode_new(self, octets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -198,15 +179,76 @@ class BatchEncoder:
         values[several] = ~self._rows.append(ids.take(spans(begins, counts)), counts)
         return values
 
-    def _ids_of(self, values: np.ndarray) -> _Ragged:
-        """The ids that words of these values have, and where among them texts end."""
-        others = np.flatnonzero(values < 0)  # words of several ids, and dividers
-        rows = ~values.take(others)
+    def _learn(self, new: "_NewWords") -> np.ndarray:
+        """int32: the values of the new words by number; most are kept from now on."""
+        octets, lengths, places = new.all()
+        starts = np.cumsum(lengths) - lengths
+        values = np.empty(len(lengths), np.int32)
+        kept, alone = np.flatnonzero(places >= 0), np.flatnonzero(places < 0)
+        for which in (kept, alone):  # in this order, so that the rows of the latter can go again
+            if which.size:
+                at, sizes = starts.take(which), lengths.take(which)
+                values[which] = self._encode_new(octets.take(spans(at, sizes)), sizes)
+            if which is kept:
+                self._kept_rows = len(self._rows)
+        self._table.set_values(places.take(kept), values.take(kept))
+        if self._compiled is not None:
+            short = kept[lengths.take(kept) <= SHORT]
+            words = Text(octets.tobytes()).pairs(starts.take(short), lengths.take(short))
+            self._compiled.first_look.add(*words, values.take(short))
+        return values
+
+    def _ids_of(self, values: np.ndarray, others: np.ndarray, their: np.ndarray) -> _Ragged:
+        """The ids that words of these values have, and where among them texts end.
+
+        `others` are the words of another number of ids than one, and a few more; `their` values.
+        """
+        if (their >= 0).any():
+            values[others] = their  # those that were new have one after all
+            left = np.flatnonzero(their < 0)
+            others, their = others.take(left), their.take(left)
+        rows = ~their
         several, counts = self._rows.take(rows)
-        times = np.ones(len(values), np.int64)
+        if len(values) > len(self._ones):
+            self._ones = np.ones(len(values), np.int64)
+        times = self._ones[: len(values)]
         times[others] = counts
         ids = np.repeat(values, times)
+        times[others] = 1
         extra = counts - 1
         begins = others + np.cumsum(extra) - extra
         ids[spans(begins, counts)] = several
         return ids, begins[rows == 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+    """What XLA has compiled, in this process: its threads are not in its children."""
+
+    cutter: "CompiledCutter"
+    first_look: "FirstLook"
+    process: int
+
+
+class _NewWords:
+    """Words that have no value yet, numbered in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._octets = [np.empty(0, np.uint8)]
+        self._lengths, self._places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        self._next = _FIRST_NUMBER
+
+    def add(
+        self, text: Text, starts: np.ndarray, lengths: np.ndarray, places: np.ndarray
+    ) -> np.ndarray:
+        """int32: the numbers of these words, of which a place is -1 where they are not kept."""
+        self._octets.append(text.bytes.take(spans(starts, lengths)))
+        self._lengths.append(lengths)
+        self._places.append(places)
+        first, self._next = self._next, self._next + len(lengths)
+        return np.arange(first, self._next, dtype=np.int32)
+
+    def all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Their bytes one behind another, their lengths and their places."""
+        concatenate = np.concatenate
+        return concatenate(self._octets), concatenate(self._lengths), concatenate(self._places)

@@ -57,6 +57,7 @@ class BlockEncoder:
       eos_first: whether it goes before a document instead of behind it.
       val_fraction: share of the documents for the second folder; None without one.
       compiles: whether there is enough to encode, in a process of our own, to compile first.
+      compiles_merges: whether there is enough to compile the merging of new words too.
     """
 
     tokenizer: AnyTokenizer
@@ -66,6 +67,7 @@ class BlockEncoder:
     eos_first: bool
     val_fraction: float | None
     compiles: bool = False
+    compiles_merges: bool = False
 
     def __call__(self, task: Task) -> Answer:
         contents = blocks.read(task.block, self.content_field, self.most_bad)
@@ -84,7 +86,7 @@ class BlockEncoder:
 
     def _encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         if self.compiles:
-            self.tokenizer.compile()
+            self.tokenizer.compile(merges=self.compiles_merges)
         ids, offsets = self.tokenizer.encode_flat(texts)
         ids, counts = ids.astype("<i4", copy=False).view("<u4"), np.diff(offsets)
         if self.eos_id is None:

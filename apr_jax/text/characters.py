@@ -12,6 +12,7 @@ from apr_jax.text import unicode_tables
 
 _CODE_POINTS = 0x110000
 _FIRST_MARK = 0x300
+_FIRST_MARK_BYTE = 0xCC  # of its two in UTF-8 the first; no character below has a byte as high
 
 # What `fold` writes for a character outside ASCII. Each stands for its class in patterns.
 LETTER, NUMBER, SPACE, OTHER = "\xe9", "\xb2", "\xa0", "\xa1"
@@ -19,12 +20,9 @@ LETTER, NUMBER, SPACE, OTHER = "\xe9", "\xb2", "\xa0", "\xa1"
 UPPER, LOWER, COMBINING = "\xc9", "\xe8", "\xa8"
 # Characters that only the pre-tokeniser `Digits` takes for numbers; all else, for others.
 NUMERIC = "\xb9"
-# What stands between texts: the lone surrogate that `surrogateescape` makes of the byte 0xFF, which
-# UTF-8 never has.
-DIVIDER, DIVIDER_POINT = "\xff", 0xDCFF
 # U+017F, the only character outside ASCII that a case-insensitive `s`, `t`, `r`, `e`, `v`, `m`,
 # `l` or `d` matches.
-LONG_S = "\xdf"
+LONG_S, LONG_S_POINT = "\xdf", "\u017f"
 
 
 def members(table: str) -> np.ndarray:
@@ -59,8 +57,10 @@ def nfc(text: str) -> str:
     """
     if text.isascii():
         return text
-    points = np.frombuffer(text.encode("utf-32-le"), "<u4")
     # Those below the first combining mark are not changed by each other.
+    if np.frombuffer(text.encode(), np.uint8).max() < _FIRST_MARK_BYTE:
+        return text
+    points = np.frombuffer(text.encode("utf-32-le"), "<u4")
     match _nfc_kinds().take(points[points >= _FIRST_MARK]).max(initial=0):
         case 0:
             return text
@@ -80,7 +80,6 @@ def classes() -> np.ndarray:
     classes[members(unicode_tables.SPACES)] = ord(SPACE)
     classes[members(unicode_tables.NUMERIC)] = ord(NUMERIC)
     classes[0x17F] = ord(LONG_S)
-    classes[DIVIDER_POINT] = ord(DIVIDER)
     classes[:0x80] = np.arange(0x80)
     return classes
 

@@ -21,7 +21,8 @@ from apr_jax.text.statistics import corpus_statistics
 from apr_jax.text.workers import Workers, default_count
 
 EOS_POLICIES = ("after", "between", "none")
-_WORTH_COMPILING = 256_000_000  # bytes of input for each worker
+_WORTH_COMPILING = 600_000_000  # bytes of input for each worker
+_WORTH_COMPILING_MERGES = 2_000_000_000  # the same
 _WORTH_A_WORKER = 16_000_000  # bytes of input; for less, starting a process takes longer
 
 
@@ -110,6 +111,7 @@ def _encode(
         val_fraction=config.val_fraction if config.val_out else None,
         # With one worker this is the caller's process, in which JAX is not ours to start.
         compiles=count > 1 and total // count >= _WORTH_COMPILING,
+        compiles_merges=total // count >= _WORTH_COMPILING_MERGES,
     )
     tally = blocks.Tally(config.max_bad, sources.hidden)
     with Workers(count, encoder) as workers, Progress("encoding", total, "B") as progress:

@@ -5,8 +5,6 @@ registers, which takes a third of the time of the same in NumPy. Words that anot
 out of its row, words that are not known and long ones are left to `word_table`.
 """
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from apr_jax.text.on_cpu import apart, cpu
 from apr_jax.text.word_table import ABSENT, EMPTY, MIX, SHORT, Text, aligned
 
-_ROW_BITS = 19
-_CHUNK = 1 << 15  # words in one call
+_ROW_BITS = 20
+_CHUNK = 1 << 14  # words in one call
 # The second number of rows whose first is EMPTY, which is no word's row. A word's second number can
 # be 0 too, beside another first: its row is then taken for free, and lost to it.
 _NO_WORD = np.uint64(0)
@@ -31,13 +30,12 @@ class FirstLook:
 
     def __init__(self, divider: int) -> None:
         """A divider's value is `divider`. JAX raises an error where it has no CPU."""
-        self._device = jax.local_devices(backend="cpu")[0]
+        self._device = cpu()
         # First eight bytes, next eight, value; a fourth number, so that no row is in two lines.
         self._rows = aligned(4 << _ROW_BITS).reshape(-1, 4)
         self.clear()
-        with _apart():
-            self._mix = jax.device_put(MIX[:2], self._device)
-            self._divider = jax.device_put(np.int32(divider), self._device)
+        with apart(self._device):
+            self._constants = jax.device_put((MIX[:2], np.int32(divider)), self._device)
 
     def clear(self) -> None:
         """Hold no words."""
@@ -51,39 +49,32 @@ class FirstLook:
           second: uint64, their next eight bytes likewise.
           values: int32.
         """
-        words = np.stack([first, second, values.view(np.uint32)], axis=1)
-        at = _row(first, second, MIX[:2])
-        for _ in range(2):
-            free = np.flatnonzero(self._rows[at, 1] == _NO_WORD)
-            self._rows[at[free], :3] = words[free]
-            is_out = (self._rows[at, :2] != words[:, :2]).any(axis=1)
-            words, at = words[is_out], at[is_out] ^ 1
+        columns = [first, second, values.view(np.uint32)]
+        rows = _row(first, second, MIX[:2]).astype(np.int64)
+        held = self._rows.reshape(-1)
+        for turn in range(2):
+            at = (rows ^ turn) << 2
+            free = np.flatnonzero(held.take(at + 1) == _NO_WORD)
+            for number, column in enumerate(columns):  # faster than rows of three
+                held[at.take(free) + number] = column.take(free)
+            is_out = (held.take(at) != columns[0]) | (held.take(at + 1) != columns[1])
+            out = np.flatnonzero(is_out)
+            rows = rows.take(out)
+            columns = [column.take(out) for column in columns]
 
     def find(self, text: Text, bounds: np.ndarray) -> np.ndarray:
         """int32: the values of words, each from one of `bounds` to the next; ABSENT for some."""
         count = len(bounds) - 1
         padded = np.empty(-(-count // _CHUNK) * _CHUNK + 1, np.uint32)
         padded[: len(bounds)], padded[len(bounds) :] = bounds, bounds[-1]
-        with _apart():
-            # Neither is copied, nor changed before the results are here.
-            eights, rows = (
-                jax.device_put(array, self._device, may_alias=True)
-                for array in (text.eights, self._rows)
-            )
+        with apart(self._device):
+            # Aligned arrays are not copied, nor changed before the results are here.
             found = [
-                _find(eights, padded[start : start + _CHUNK + 1], rows, self._mix, self._divider)
+                _find(text.eights, padded[start : start + _CHUNK + 1], self._rows, *self._constants)
                 for start in range(0, count, _CHUNK)
             ]
             values = np.concatenate([np.asarray(part) for part in found])[:count]
-            rows.delete()
         return values
-
-
-@contextlib.contextmanager
-def _apart() -> Iterator[None]:
-    """Whatever the caller does with JAX around it: 64 bits, no tracing, arrays from NumPy."""
-    with jax.enable_x64(True), jax.ensure_compile_time_eval(), jax.transfer_guard("allow"):
-        yield
 
 
 @jax.jit

@@ -35,6 +35,9 @@ class Merges:
       made_at: int64 [ids], the rank of the last merge that makes each id, -1 where none does.
       first, last: int32 [ids], of the ids that no merge makes, those which each id begins and ends
         with; the ids themselves where merges are not monotonic.
+      table: the ranks of pairs.
+      certain: the pairs that are certain to merge first, None where merges are not monotonic or
+        there are none.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class Merges:
         self.left, self.right, self.result = (
             np.ascontiguousarray(ids, np.int32) for ids in (left, right, result)
         )
-        self._table = PairTable(self.left, self.right)
+        self.table = PairTable(self.left, self.right)
         size = max(size, *(highest(ids) + 1 for ids in (left, right, result)))
         self.made_at = np.full(size, -1)
         ranks = np.arange(len(self.left))
@@ -53,7 +56,7 @@ class Merges:
             ((self.made_at[self.left] < ranks) & (self.made_at[self.right] < ranks)).all()
         )
         self.first, self.last = (self._outermost(sides) for sides in (self.left, self.right))
-        self._certain = CertainPairs(self) if self.is_monotonic and len(self) else None
+        self.certain = CertainPairs(self) if self.is_monotonic and len(self) else None
 
     def _outermost(self, sides: np.ndarray) -> np.ndarray:
         side = np.arange(len(self.made_at), dtype=np.int32)
@@ -84,13 +87,13 @@ class Merges:
             merge_long = self._merge_long if self.is_monotonic else self._merge_one_by_one
             merge_long(ids, merged_lengths, starts, np.flatnonzero(is_long))
         for lot in _alike(lengths, np.flatnonzero(~is_long & (lengths > 1))):
-            grid = Grid(ids, starts[lot], lengths[lot], self._table)
+            grid = Grid(ids, starts[lot], lengths[lot], self.table)
             merged_lengths[lot] = grid.merge(ids, self.result)
         return ids.take(np.flatnonzero(ids != GAP)), merged_lengths
 
     def _merge_certain(self, ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Copies of both, in which pairs that are certain to merge first are merged."""
-        if self._certain is None:
+        if self.certain is None:
             return ids.copy(), lengths.copy()
         ends = np.cumsum(lengths)
         parts = [(ids[:0], lengths[:0])]
@@ -98,7 +101,7 @@ class Merges:
         while first < len(lengths):  # a few at a time, which stay in the cache
             last = max(first + 1, int(np.searchsorted(ends, start + _FLAT)))
             end = int(ends[last - 1])
-            parts.append(self._certain.merge(ids[start:end], lengths[first:last]))
+            parts.append(self.certain.merge(ids[start:end], lengths[first:last]))
             first, start = last, end
         merged_ids, merged_lengths = zip(*parts, strict=True)
         return np.concatenate(merged_ids), np.concatenate(merged_lengths)
@@ -139,9 +142,9 @@ class Merges:
 
     def apply_few(self, ids: np.ndarray, lengths: np.ndarray) -> Iterator[list[int]]:
         """What is left of each of the sequences: as `apply`, and quicker for up to hundreds."""
-        if self._certain is not None:
-            ids, lengths = self._certain.merge(ids, lengths)
-        ranks = self._table.ranks(ids[:-1], ids[1:]).tolist()
+        if self.certain is not None:
+            ids, lengths = self.certain.merge(ids, lengths)
+        ranks = self.table.ranks(ids[:-1], ids[1:]).tolist()
         rest, ends = ids.tolist(), np.cumsum(lengths).tolist()
         for start, end in pairwise([0, *ends]):
             yield self._one_by_one.merge(rest[start:end], ranks[start : max(end - 1, start)])
@@ -158,7 +161,7 @@ class Merges:
         order: list[int],
     ) -> None:
         """File these positions under the ranks of their pairs; `order` is a heap of the ranks."""
-        ranks = self._table.ranks(*chain.pairs(positions))
+        ranks = self.table.ranks(*chain.pairs(positions))
         is_merge = ranks != NONE
         ranks, positions = ranks[is_merge], positions[is_merge]
         if not ranks.size:

@@ -19,6 +19,9 @@ class PairTable:
     The slot of a pair is its right id, mixed with a number that the left id has for this purpose,
     such that no two pairs get the same. So a look-up takes two steps: the number, then the slot. A
     slot holds left id and rank, 21 bits each; if the left id is right then so is the right one.
+
+    Attributes:
+      numbers: int64 [ids], the number of each left id.
     """
 
     def __init__(self, left: np.ndarray, right: np.ndarray) -> None:
@@ -28,13 +31,19 @@ class PairTable:
         bits = max(top, _SPARE * len(left)).bit_length()
         while (numbers := _place(left, right, top + 1, bits)) is None:
             bits += 1
-        self._numbers = numbers
+        self.numbers = numbers
         self._slots = np.full(1 << bits, _EMPTY)
         self._slots[numbers[left] ^ right] = left.astype(np.int64) << _BITS | np.arange(len(left))
 
+    @property
+    def slot_ranks(self) -> np.ndarray:
+        """int32 [slots]: the rank of the pair that each slot is of, NONE of those without one."""
+        ranks = self._slots & (1 << _BITS) - 1
+        return np.where(self._slots == _EMPTY, NONE, ranks).astype(np.int32)
+
     def ranks(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """int32, shaped as the ids: the rank of each pair, NONE where it is no merge."""
-        slots = self._numbers.take(left, mode="clip")
+        slots = self.numbers.take(left, mode="clip")
         slots ^= right
         held = self._slots.take(slots, mode="clip")
         is_other = held >> _BITS != left

@@ -2,13 +2,16 @@
 
 import numpy as np
 
+_STEPS = np.arange(1 << 18)  # made once, as it takes as long as what is done with it
+
 
 def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """int64: the positions of the ranges [start, start + length), one range behind another."""
     ends = np.cumsum(lengths)
-    return np.arange(int(ends[-1]) if ends.size else 0) + np.repeat(
-        starts - ends + lengths, lengths
-    )
+    size = int(ends[-1]) if ends.size else 0
+    places = np.repeat(starts - ends + lengths, lengths)
+    places += _STEPS[:size] if size <= len(_STEPS) else np.arange(size)
+    return places
 
 
 class Column:

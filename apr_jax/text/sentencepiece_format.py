@@ -49,7 +49,7 @@ class SentencePieceTokenizer:
         self.unk_id = _known(self._processor.unk_id())
         self.sha256 = hashlib.sha256(model).hexdigest()
 
-    def compile(self) -> None:
+    def compile(self, *, merges: bool = True) -> None:
         """Nothing: the library is compiled."""
 
     def encode(self, text: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -54,6 +55,8 @@ class Tokenizer:
         self.sha256 = vocabulary.sha256()
         left, right, result = vocabulary.merges_M3.T
         self._merges = Merges(left, right, result, size=self.vocab_size)
+        self._apply_merges = self._merges.apply
+        self._merges_compiled_in = -1  # process
         self._byte_ids = vocabulary.byte_ids()
         self._byte_list = self._byte_ids.tolist()
         self._has_all_bytes = bool((self._byte_ids >= 0).all())
@@ -73,6 +76,8 @@ class Tokenizer:
             first = longest_first[0][0] if len({name[0] for name in longest_first}) == 1 else ""
             ends = "|".join(re.escape(name[len(first) :]) for name in longest_first)
             self._added = re.compile(f"({re.escape(first)}(?:{ends}))")
+            self._first_of_added = first
+            self._heads_of_added = tuple({name[:2] for name in longest_first})
         self._known = KnownWords(self._encode_each)
 
     def encode(self, text: str) -> np.ndarray:
@@ -113,19 +118,30 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise lone_surrogate(texts) from error
 
-    def compile(self) -> None:
+    def compile(self, *, merges: bool = True) -> None:
         """Compile what XLA does faster than NumPy: worth while for hundreds of megabytes.
 
-        It takes a second and starts JAX in this process, with all its devices. Processes that are
-        forked later encode without it.
+        It takes two seconds and starts JAX in this process, with all its devices. Processes that
+        are forked later encode without it.
+
+        Args:
+          merges: whether the merging of new words too, which takes half of the time, and pays from
+            half a gigabyte to a gigabyte on.
 
         Raises:
           UserError: JAX is told not to use the CPU.
         """
         if self._rule is None or not self._rule.joins:
             return  # nothing is compiled for what is cut word by word
+        from apr_jax.text.compiled_merges import CompiledMerges  # here, since they import JAX
+        from apr_jax.text.on_cpu import for_one_core
+
         try:
-            self._batches.compile()
+            with for_one_core():
+                self._batches.compile()
+                if merges and self._merges_compiled_in != os.getpid():
+                    self._apply_merges = CompiledMerges(self._merges).apply
+                    self._merges_compiled_in = os.getpid()
         except (RuntimeError, AssertionError) as error:  # JAX raises either
             reason = str(error) or "it is not among them"
             raise UserError(f"JAX cannot use the CPU, see JAX_PLATFORMS: {reason}") from error
@@ -177,7 +193,7 @@ class Tokenizer:
         def parts() -> Iterator[str]:
             number = 0
             for text in texts:
-                found = [text] if self._added is None else self._added.split(text)
+                found = self._split_added(text)
                 for at, part in enumerate(found):
                     if at % 2:  # what the pattern matched
                         added.append(self._added_ids[part])
@@ -190,10 +206,26 @@ class Tokenizer:
                 counts.append((number, len(added)))
 
         encoded = [self._encode_many(lot) for lot in lots(parts(), _LOT)]
-        ids = np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in encoded)])
+        rows = [ids for ids, _ in encoded] or [np.empty(0, np.int32)]
+        ids = rows[0] if len(rows) == 1 else np.concatenate(rows)
         ends = np.cumsum(np.concatenate([[0], *(lengths for _, lengths in encoded)]))
         part_counts, added_counts = np.array(counts).T
         return _insert(ids, ends[parts_before], added), ends[part_counts] + added_counts
+
+    def _split_added(self, text: str) -> list[str]:
+        """Alternately what lies between added tokens, and one of them."""
+        if self._added is None:
+            return [text]
+        if self._first_of_added:
+            # Python finds single characters, unless there are many, far faster than patterns.
+            at = -1
+            for _ in range(1 + (len(text) >> 9)):
+                at = text.find(self._first_of_added, at + 1)
+                if at < 0:
+                    return [text]
+                if text.startswith(self._heads_of_added, at):
+                    break
+        return self._added.split(text)
 
     def _slices(self, part: str) -> Iterator[str]:
         """The part, plain, in slices that are cut alone as they are within it."""
@@ -246,7 +278,7 @@ class Tokenizer:
         assert self._rule is not None
         rows = [b"".join(self._known.rows(self._rule.split(part))) for part in parts]
         lengths = np.array([len(row) // 4 for row in rows], np.int64)
-        return np.frombuffer(b"".join(rows), np.int32), lengths
+        return np.frombuffer(bytearray().join(rows), np.int32), lengths
 
     def _encode_each(self, words: Sequence[bytes]) -> list[list[int]]:
         """The ids of each of a few words."""
@@ -302,7 +334,7 @@ class Tokenizer:
             start = int(ends[first] - lengths[first])
             last = max(first + 1, int(np.searchsorted(ends, start + _LOT_BYTES)))
             lot = symbols[start : ends[last - 1]]
-            ids, merged_lengths = self._merges.apply(lot, lengths[first:last])
+            ids, merged_lengths = self._apply_merges(lot, lengths[first:last])
             rows.append(ids)
             counts.append(merged_lengths)
             first = last
@@ -380,8 +412,7 @@ def _insert(ids: np.ndarray, at: np.ndarray, added: Sequence[int]) -> np.ndarray
     """`ids` with those of added tokens before these places."""
     if not added:
         return ids
-    is_added = np.zeros(len(ids) + len(added), bool)
-    is_added[at + np.arange(len(added))] = True
-    merged = np.empty(len(is_added), np.int32)
-    merged[is_added], merged[~is_added] = added, ids
-    return merged
+    between = np.split(ids, at)
+    tokens = np.array(added, np.int32)[:, None]
+    parts = [part for pair in zip(between, tokens, strict=False) for part in pair]
+    return np.concatenate([*parts, between[-1]])

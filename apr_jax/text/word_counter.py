@@ -5,7 +5,6 @@ few that it has no room for, go through a dictionary one by one.
 """
 
 import collections
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -15,6 +14,7 @@ from apr_jax.text.pieces import cut_texts
 from apr_jax.text.pretokenizers import Rule
 from apr_jax.text.word_table import ABSENT, Text, WordTable
 
+_PIECE = 1 << 18  # bytes looked at together
 _BITS = 20
 _NO_WORD = -1  # the value of dividers
 
@@ -42,9 +42,7 @@ class WordCounter:
     def update(self, texts: Sequence[str]) -> None:
         """Count the words of the texts, in which no lone surrogate is."""
         known, unknown = [np.empty(0, np.int32)], collections.Counter[bytes]()
-        kinds = [[text for text in texts if text.isascii() is kind] for kind in (True, False)]
-        pieces = itertools.chain(*(cut_texts(self._cutter, kind) for kind in kinds if kind))
-        for text, bounds in pieces:
+        for text, bounds in cut_texts(self._cutter, texts, piece=_PIECE):
             values = self._table.find(text, bounds[:-1], np.diff(bounds))
             known.append(values[values >= 0])
             absent = np.flatnonzero(values == ABSENT)

@@ -23,19 +23,27 @@ MIX = np.random.default_rng().integers(0, 2**63, LONGEST // 8 + 1, np.uint64) * 
 
 
 class Text:
-    """Bytes of which words are looked at eight at a time."""
+    """Bytes of which words are looked at eight at a time.
 
-    def __init__(self, *parts: bytes, capacity: int = 0) -> None:
+    Attributes:
+      size: how many there are.
+      eights: uint64, the bytes and what follows them.
+      bytes: uint8 [size + 16], the bytes and then 0xFF.
+      room: uint8, all that is in `eights`.
+    """
+
+    def __init__(self, *parts: bytes | memoryview, capacity: int = 0) -> None:
         """With these bytes, one part's behind another's.
 
         Args:
           capacity: bytes that there is room for at least. The room is a power of two of them, so
             that what is compiled for one text fits others.
         """
-        size = sum(map(len, parts))
+        self.size = size = sum(map(len, parts))
         room = 1 << max(size + 15, capacity - 1).bit_length()
         self.eights = aligned(room >> 3)
-        self.bytes = self.eights.view(np.uint8)[: size + 16]
+        self.room = self.eights.view(np.uint8)
+        self.bytes = self.room[: size + 16]
         self.bytes[size:] = 0xFF
         end = 0
         for part in parts:

@@ -96,6 +96,7 @@ class Workers:
         environment = os.environ | {
             "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
             "JAX_PLATFORMS": "cpu",  # what is done here needs no GPU, and may not take hold of one
+            "NPROC": "1",  # which JAX takes for the number of cores: there is a worker for each
         }
         try:
             process = subprocess.Popen(

@@ -5,7 +5,7 @@ import concurrent.futures
 import numpy as np
 import pytest
 
-from apr_jax.text import batch_encoder, pieces, reference, word_table
+from apr_jax.text import batch_encoder, reference, word_table
 from apr_jax.text import tokenizer as tokenizer_lib
 from apr_jax.text.tokenizer import Tokenizer
 from apr_jax.text.word_table import ABSENT, Text, WordTable
@@ -48,7 +48,8 @@ def equal(tokenizer, plain, batch):
 
 @pytest.mark.parametrize(("piece", "lot"), [(1, 40), (7, 10_000), (30, 1000), (1 << 17, 1 << 23)])
 def test_texts_may_be_cut_anywhere(fresh, plain, monkeypatch, piece, lot):
-    monkeypatch.setattr(pieces, "_PIECE", piece)
+    monkeypatch.setattr(batch_encoder, "_PIECE", piece)
+    monkeypatch.setattr(batch_encoder, "_COMPILED_PIECE", piece)
     monkeypatch.setattr(tokenizer_lib, "_LOT", lot)
     equal(fresh(), plain, random_texts(piece, 120))
     equal(fresh(), plain, ["", "a b\n c'll 12 !\n \n x" * 20, "", "\n \n" * 50, ""])
@@ -161,7 +162,7 @@ def test_an_interrupt_while_words_are_forgotten_changes_nothing(fresh, plain):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    for name in ("_encode_new", "_encode_alike"):
+    for name in ("_encode_new", "_look"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tokenizer._batches, name, interrupted)
             patch.setattr(batch_encoder, "WordTable", interrupted)

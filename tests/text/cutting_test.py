@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from apr_jax.text import pieces
-from apr_jax.text.characters import DIVIDER, fold
+from apr_jax.text.characters import fold
 from apr_jax.text.cutting import Cutter
 from apr_jax.text.pretokenizers import (
     CL100K_PATTERN,
@@ -22,6 +22,7 @@ from apr_jax.text.pretokenizers import (
     QWEN2_PATTERN,
     WHITESPACE_PATTERN,
 )
+from apr_jax.text.word_table import Text
 from tests.text import probe_unicode
 from tests.text.hostile import FRAGMENTS, random_texts, texts
 
@@ -35,6 +36,7 @@ HF = {
     "gpt2": BYTE_LEVEL,
     "smollm2": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL]),
 }
+DIVIDER = b"\xff"
 CUTTERS = {name: Cutter(rule) for name, rule in PRETOKENIZERS.items() if rule.joins}
 
 
@@ -44,20 +46,20 @@ def hf_words(name, text):
 
 def cut(name, batch):
     """The words of each text, by one call for all."""
-    folded = [fold(text).encode("latin-1") for text in batch]
-    starts = CUTTERS[name].starts(DIVIDER.encode("latin-1").join(folded))
-    assert starts.dtype == np.intp
-    bounds = [*starts.tolist(), len(DIVIDER.join(batch))]
-    joined = "\0".join(batch)
-    is_divider = np.cumsum([0, *(len(text) + 1 for text in batch)]) - 1
-    words, dividers = [[]], set(is_divider[1:].tolist())
-    for start, end in itertools.pairwise(bounds):
-        if start in dividers:
-            assert end == start + 1
+    data = joined(batch)
+    bounds = CUTTERS[name].bounds(Text(data))
+    assert bounds.dtype == np.intp
+    words = [[]]
+    for start, end in itertools.pairwise(bounds.tolist()):
+        if data[start:end] == DIVIDER:
             words.append([])
         else:
-            words[-1].append(joined[start:end])
+            words[-1].append(data[start:end].decode())
     return words
+
+
+def joined(batch):
+    return DIVIDER.join(text.encode() for text in batch)
 
 
 def equal(name, batch):
@@ -121,12 +123,13 @@ def test_every_character_at_an_end_of_its_class_is_cut_as_it_is():
 
 
 @pytest.mark.parametrize("name", PRETOKENIZERS)
-def test_pieces_are_split_as_the_whole_is(name, monkeypatch):
-    monkeypatch.setattr(pieces, "_PIECE", 1)
+def test_slices_are_split_as_the_whole_is(name):
     rule, text = PRETOKENIZERS[name], "".join(random_texts(2, 500)) + "a!\n/b!\nc \n!\n\n/"
-    cuts = [*pieces._cuts(re.compile(rule.breaks), text)]
+    cuts = [0, *(match.start() for match in re.finditer(rule.breaks, text)), len(text)]
     assert len(cuts) > 300
-    found = [word for start, stop in cuts for word in rule.split(text[start:stop])]
+    found = [
+        word for start, stop in itertools.pairwise(cuts) for word in rule.split(text[start:stop])
+    ]
     assert found == rule.split(text)
 
 
@@ -144,15 +147,10 @@ def test_other_words_for_a_rule():
 
 
 @pytest.mark.parametrize("name", CUTTERS)
-def test_pieces_are_cut_as_the_whole_is(name, monkeypatch):
-    monkeypatch.setattr(pieces, "_PIECE", 1)
+def test_pieces_are_cut_as_the_whole_is(name):
     texts = [*random_texts(2, 500), "a\n\nb\n\n\nc \nd\n  e  \n"]
-    folded = DIVIDER.join(map(fold, texts))
-    cuts = [*pieces._cuts(re.compile(PRETOKENIZERS[name].breaks), folded)]
-    found = [start + starts(name, folded[start:stop]) for start, stop in cuts]
+    data = joined(texts)
+    cuts = [*pieces._cuts(data, PRETOKENIZERS[name].breaks, 1)]
+    found = [start + CUTTERS[name].bounds(Text(data[start:stop]))[:-1] for start, stop in cuts]
     assert len(found) > 300
-    assert np.concatenate(found).tolist() == starts(name, folded).tolist()
-
-
-def starts(name, folded):
-    return CUTTERS[name].starts(folded.encode("latin-1"))
+    assert [*np.concatenate(found), len(data)] == CUTTERS[name].bounds(Text(data)).tolist()
