@@ -31,11 +31,25 @@ def for_one_core() -> Iterator[None]:
     XLA cuts what it compiles into a part for each core that the thread may use then. What we do in
     a call is so little that handing out the parts takes longer than they save.
     """
-    cpu()  # whose own threads are to start with all cores
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    with contextlib.ExitStack() as stack:
-        if len(cores) > 1:
-            with contextlib.suppress(OSError):  # a system may refuse it
-                os.sched_setaffinity(0, {min(cores)})  # of this thread alone
-                stack.callback(os.sched_setaffinity, 0, cores)
+    if os.environ.get("NPROC") == "1" or not hasattr(os, "sched_setaffinity"):
+        yield  # JAX knows of one core, or the system of no way to tell it so
+        return
+    cpu()  # starts most of JAX's threads
+    cores, before = os.sched_getaffinity(0), _threads()
+    one = {min(cores)}
+    with contextlib.suppress(OSError):  # a system may refuse it
+        os.sched_setaffinity(0, one)  # of this thread alone, and of those that it starts
+    try:
         yield
+    finally:
+        for thread in (0, *(_threads() - before)):
+            with contextlib.suppress(OSError):  # or a thread has ended
+                if os.sched_getaffinity(thread) == one:
+                    os.sched_setaffinity(thread, cores)
+
+
+def _threads() -> set[int]:
+    """The threads of this process; none where the system does not list them."""
+    with contextlib.suppress(OSError):
+        return {int(name) for name in os.listdir("/proc/self/task")}
+    return set()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from apr_jax.errors import UserError
+from apr_jax.text.added_tokens import AddedTokens
 from apr_jax.text.batch_encoder import BatchEncoder
 from apr_jax.text.characters import nfc
 from apr_jax.text.known_words import KnownWords, row
@@ -68,16 +69,7 @@ class Tokenizer:
         self._rule: Rule | None = None
         if vocabulary.pretokenizer is not None:
             self._rule = PRETOKENIZERS[vocabulary.pretokenizer]
-        self._added: re.Pattern[str] | None = None
-        self._added_ids = {token.content: token.id for token in vocabulary.added}
-        if vocabulary.finds_added and self._added_ids:
-            longest_first = sorted(self._added_ids, key=len, reverse=True)
-            # Names that begin alike are found much faster when the pattern says so.
-            first = longest_first[0][0] if len({name[0] for name in longest_first}) == 1 else ""
-            ends = "|".join(re.escape(name[len(first) :]) for name in longest_first)
-            self._added = re.compile(f"({re.escape(first)}(?:{ends}))")
-            self._first_of_added = first
-            self._heads_of_added = tuple({name[:2] for name in longest_first})
+        self._added = AddedTokens(vocabulary.added, are_found=vocabulary.finds_added)
         self._known = KnownWords(self._encode_each)
 
     def encode(self, text: str) -> np.ndarray:
@@ -161,7 +153,7 @@ class Tokenizer:
 
     def token_id(self, content: str) -> int | None:
         """The id of the added token of this spelling, None if there is none."""
-        return self._added_ids.get(content)
+        return self._added.ids.get(content)
 
     def token_bytes(self) -> np.ndarray:
         """uint16 [vocab_size]: bytes of text that each id stands for; 0 for special tokens."""
@@ -193,10 +185,9 @@ class Tokenizer:
         def parts() -> Iterator[str]:
             number = 0
             for text in texts:
-                found = self._split_added(text)
-                for at, part in enumerate(found):
+                for at, part in enumerate(self._added.split(text)):
                     if at % 2:  # what the pattern matched
-                        added.append(self._added_ids[part])
+                        added.append(self._added.ids[part])
                         parts_before.append(number)
                         continue
                     slices = self._slices(part) if len(part) > _SLICE else (self._plain(part),)
@@ -211,21 +202,6 @@ class Tokenizer:
         ends = np.cumsum(np.concatenate([[0], *(lengths for _, lengths in encoded)]))
         part_counts, added_counts = np.array(counts).T
         return _insert(ids, ends[parts_before], added), ends[part_counts] + added_counts
-
-    def _split_added(self, text: str) -> list[str]:
-        """Alternately what lies between added tokens, and one of them."""
-        if self._added is None:
-            return [text]
-        if self._first_of_added:
-            # Python finds single characters, unless there are many, far faster than patterns.
-            at = -1
-            for _ in range(1 + (len(text) >> 9)):
-                at = text.find(self._first_of_added, at + 1)
-                if at < 0:
-                    return [text]
-                if text.startswith(self._heads_of_added, at):
-                    break
-        return self._added.split(text)
 
     def _slices(self, part: str) -> Iterator[str]:
         """The part, plain, in slices that are cut alone as they are within it."""
@@ -256,11 +232,10 @@ class Tokenizer:
     def _row(self, text: str) -> bytes:
         """The ids of the text, as the bytes of int32s."""
         assert self._rule is not None
-        parts = [text] if self._added is None else self._added.split(text)
         rows: list[bytes] = []
-        for number, part in enumerate(parts):
+        for number, part in enumerate(self._added.split(text)):
             if number % 2:  # what the pattern matched
-                rows.append(row([self._added_ids[part]]))
+                rows.append(row([self._added.ids[part]]))
             elif part:
                 rows += self._known.rows(self._rule.split(self._plain(part)))
         return b"".join(rows)
@@ -412,7 +387,8 @@ def _insert(ids: np.ndarray, at: np.ndarray, added: Sequence[int]) -> np.ndarray
     """`ids` with those of added tokens before these places."""
     if not added:
         return ids
-    between = np.split(ids, at)
-    tokens = np.array(added, np.int32)[:, None]
-    parts = [part for pair in zip(between, tokens, strict=False) for part in pair]
-    return np.concatenate([*parts, between[-1]])
+    is_added = np.zeros(len(ids) + len(added), bool)
+    is_added[at + np.arange(len(added))] = True
+    merged = np.empty(len(is_added), np.int32)
+    merged[is_added], merged[~is_added] = added, ids
+    return merged

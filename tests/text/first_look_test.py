@@ -104,7 +104,7 @@ import multiprocessing, warnings
 warnings.simplefilter("ignore")  # JAX warns of every fork
 from apr_jax.text import load_tokenizer
 tokenizer = load_tokenizer(FILE)
-tokenizer.compile()
+tokenizer.compile(merges=False)
 texts = ["def f(x):\\n    return x + 1\\n" * 20_000] * 2
 expected = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
 with multiprocessing.get_context("fork").Pool(2) as pool:
