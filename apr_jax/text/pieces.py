@@ -11,8 +11,8 @@ from apr_jax.text.unicode_tables import SPACES
 from apr_jax.text.word_table import Text
 
 _DIVIDER = b"\xff"
-# Bytes of characters that are spaces, so none of a space where it is the last of a character.
-_OF_SPACES = b"".join({chr(point).encode() for point in members(SPACES) if point >= 0x80})
+# Those of spaces outside ASCII: what holds none of them, and is none in ASCII, is no space.
+_BYTES_OF_SPACES = b"".join({chr(point).encode() for point in members(SPACES) if point >= 0x80})
 
 
 def cut_texts(
@@ -35,7 +35,8 @@ def cut_texts(
 
 
 def _cuts(data: bytes, breaks: str, piece: int) -> Iterator[tuple[int, int]]:
-    no_space = rb"[^\s" + re.escape(_OF_SPACES) + b"]"
+    """Where pieces start and stop: at the rule's breaks, and behind dividers."""
+    no_space = rb"[^\s" + re.escape(_BYTES_OF_SPACES) + b"]"
     pattern = re.compile(breaks.encode().replace(rb"\S", no_space) + rb"|(?<=\xff)(?s:.)")
     start = 0
     while match := pattern.search(data, start + piece):
