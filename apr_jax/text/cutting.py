@@ -220,6 +220,8 @@ class _Characters:
     def __init__(self, octets: np.ndarray) -> None:
         at = np.flatnonzero(octets - np.uint8(0xC0) < 0x3F)
         first = octets.take(at)
+        some = np.flatnonzero(_may_begin_others().take(first))
+        at, first = at.take(some), first.take(some)
         points = (first & 0x1F).astype(np.intp) << 6 | octets.take(at + 1) & 0x3F
         for least, number, mask in ((0xE0, 2, 0x3FF), (0xF0, 3, 0x7FFF)):
             more = np.flatnonzero(first >= least)
@@ -246,6 +248,16 @@ def _stand_ins() -> np.ndarray:
     table = np.zeros(256, np.uint8)
     table[[*map(ord, _STAND_INS)]] = [*_STAND_INS.values()]
     return table.take(classes())
+
+
+@functools.cache
+def _may_begin_others() -> np.ndarray:
+    """bool [256]: whether a character of several bytes that begins so may be no letter."""
+    others = np.flatnonzero(_stand_ins())
+    others = others[(others >= 0x80) & ((others < 0xD800) | (others > 0xDFFF))]
+    may = np.zeros(256, bool)
+    may[[chr(point).encode()[0] for point in others[np.diff(others >> 6, prepend=0) != 0]]] = True
+    return may
 
 
 def _codes(rule: Rule) -> bytes:

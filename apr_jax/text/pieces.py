@@ -1,5 +1,6 @@
 """Texts one behind another in pieces that fit the cache, with dividers between, and their words."""
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -11,8 +12,12 @@ from apr_jax.text.unicode_tables import SPACES
 from apr_jax.text.word_table import Text
 
 _DIVIDER = b"\xff"
-# Those of spaces outside ASCII: what holds none of them, and is none in ASCII, is no space.
-_BYTES_OF_SPACES = b"".join({chr(point).encode() for point in members(SPACES) if point >= 0x80})
+# Patterns of spaces in UTF-8, by the bytes that they have.
+_SPACES = {1: rb"\s"} | {
+    size: b"|".join(re.escape(space) for space in spaces if len(space) == size)
+    for spaces in [[chr(point).encode() for point in members(SPACES)]]
+    for size in (2, 3)
+}
 
 
 def cut_texts(
@@ -36,10 +41,28 @@ def cut_texts(
 
 def _cuts(data: bytes, breaks: str, piece: int) -> Iterator[tuple[int, int]]:
     """Where pieces start and stop: at the rule's breaks, and behind dividers."""
-    no_space = rb"[^\s" + re.escape(_BYTES_OF_SPACES) + b"]"
-    pattern = re.compile(breaks.encode().replace(rb"\S", no_space) + rb"|(?<=\xff)(?s:.)")
+    pattern = _pattern(breaks)
     start = 0
     while match := pattern.search(data, start + piece):
         yield start, match.start()
         start = match.start()
     yield start, len(data)
+
+
+@functools.cache
+def _pattern(breaks: str) -> re.Pattern[bytes]:
+    """The same breaks in UTF-8, and all that follows a divider."""
+    in_bytes = {
+        rb"(?<=\S\n)": _not_behind_spaces(rb"\n") + rb"(?<=\n)",
+        rb"(?<=\S)": _not_behind_spaces(b""),
+        rb"\S": rb"(?!" + b"|".join(_SPACES.values()) + rb")(?s:.)",
+    }
+    expression = breaks.encode()
+    for of_characters, of_bytes in in_bytes.items():
+        expression = expression.replace(of_characters, of_bytes)
+    return re.compile(expression + rb"|(?<=\xff)(?s:.)")
+
+
+def _not_behind_spaces(then: bytes) -> bytes:
+    """Where no space and then this lies before; a pattern's look behind has one size."""
+    return b"".join(b"(?<!(?:" + spaces + b")" + then + b")" for spaces in _SPACES.values())

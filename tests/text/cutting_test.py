@@ -154,3 +154,21 @@ def test_pieces_are_cut_as_the_whole_is(name):
     found = [start + CUTTERS[name].bounds(Text(data[start:stop]))[:-1] for start, stop in cuts]
     assert len(found) > 300
     assert [*np.concatenate(found), len(data)] == CUTTERS[name].bounds(Text(data)).tolist()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "日本語の「かな」も。\n",
+        "ሰላም ለዓለም።\n",
+        "a\u3000\nb\u2003c\u00a0d\n\u3000e\n",
+        "été — où ?\n",
+    ],
+)
+def test_long_texts_of_other_scripts_are_cut_and_never_at_a_space(line):
+    data = (line * 2000).encode()
+    breaks = PRETOKENIZERS["qwen2"].breaks
+    cuts = [*pieces._cuts(data, breaks, 1000)]
+    assert max(stop - start for start, stop in cuts) < 1200
+    whole = CUTTERS["qwen2"].bounds(Text(data))
+    assert {start for start, _ in cuts} <= set(whole.tolist())
