@@ -255,8 +255,9 @@ def _may_begin_others() -> np.ndarray:
     """bool [256]: whether a character of several bytes that begins so may be no letter."""
     others = np.flatnonzero(_stand_ins())
     others = others[(others >= 0x80) & ((others < 0xD800) | (others > 0xDFFF))]
+    others = others[np.diff(others >> 6, prepend=0) != 0]  # all 64 of a kind begin alike
     may = np.zeros(256, bool)
-    may[[chr(point).encode()[0] for point in others[np.diff(others >> 6, prepend=0) != 0]]] = True
+    may[[chr(point).encode()[0] for point in others]] = True
     return may
 
 

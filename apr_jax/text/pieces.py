@@ -12,12 +12,11 @@ from apr_jax.text.unicode_tables import SPACES
 from apr_jax.text.word_table import Text
 
 _DIVIDER = b"\xff"
-# Patterns of spaces in UTF-8, by the bytes that they have.
-_SPACES = {1: rb"\s"} | {
-    size: b"|".join(re.escape(space) for space in spaces if len(space) == size)
-    for spaces in [[chr(point).encode() for point in members(SPACES)]]
-    for size in (2, 3)
-}
+_WIDE_SPACES = [chr(point).encode() for point in members(SPACES)]
+# Patterns of spaces of one, two and three bytes.
+_SPACES = [rb"\s"] + [
+    b"|".join(re.escape(space) for space in _WIDE_SPACES if len(space) == size) for size in (2, 3)
+]
 
 
 def cut_texts(
@@ -55,7 +54,7 @@ def _pattern(breaks: str) -> re.Pattern[bytes]:
     in_bytes = {
         rb"(?<=\S\n)": _not_behind_spaces(rb"\n") + rb"(?<=\n)",
         rb"(?<=\S)": _not_behind_spaces(b""),
-        rb"\S": rb"(?!" + b"|".join(_SPACES.values()) + rb")(?s:.)",
+        rb"\S": rb"(?!" + b"|".join(_SPACES) + rb")(?s:.)",
     }
     expression = breaks.encode()
     for of_characters, of_bytes in in_bytes.items():
@@ -65,4 +64,4 @@ def _pattern(breaks: str) -> re.Pattern[bytes]:
 
 def _not_behind_spaces(then: bytes) -> bytes:
     """Where no space and then this lies before; a pattern's look behind has one size."""
-    return b"".join(b"(?<!(?:" + spaces + b")" + then + b")" for spaces in _SPACES.values())
+    return b"".join(b"(?<!(?:" + spaces + b")" + then + b")" for spaces in _SPACES)
