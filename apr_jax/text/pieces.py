@@ -20,9 +20,9 @@ _SPACES = [rb"\s"] + [
 
 
 def cut_texts(
-    cutter: Cutter, texts: Sequence[str], *, piece: int, capacity: int = 0
+    cutter: Cutter, texts: Sequence[bytes], *, piece: int, capacity: int = 0
 ) -> Iterator[tuple[Text, np.ndarray]]:
-    """Piece by piece the bytes of the texts and the bounds (int64) of their words.
+    """Piece by piece the bytes of texts, which are UTF-8, and the bounds (int64) of their words.
 
     Word i goes from bounds[i] to bounds[i + 1]. Behind each text stands a divider, which is a word
     too.
@@ -31,7 +31,7 @@ def cut_texts(
       piece: bytes after which a piece ends where it can.
       capacity: bytes that the pieces have room for at least.
     """
-    data = b"".join([part for text in texts for part in (text.encode(), _DIVIDER)])
+    data = b"".join([part for text in texts for part in (text, _DIVIDER)])
     view = memoryview(data)
     for start, stop in _cuts(data, cutter.rule.breaks, piece):
         text = Text(view[start:stop], capacity=capacity)

@@ -12,7 +12,7 @@ import numpy as np
 from apr_jax.errors import UserError
 from apr_jax.text.added_tokens import AddedTokens
 from apr_jax.text.batch_encoder import BatchEncoder
-from apr_jax.text.characters import nfc
+from apr_jax.text.characters import encode_nfc
 from apr_jax.text.known_words import KnownWords, row
 from apr_jax.text.lots import lots
 from apr_jax.text.merges import Merges
@@ -24,7 +24,7 @@ from apr_jax.text.vocabulary import Normalization, Vocabulary
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
 _MANY = 32  # words from which on it is quicker to begin merging them together
 _SLICE = 1 << 21  # characters of one text that are normalised and encoded together
-_LOT = 1 << 23  # characters encoded before the next are looked at
+_LOT = 1 << 23  # bytes encoded before the next are looked at
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -177,12 +177,12 @@ class Tokenizer:
         return Tokenizer, (self.vocabulary,)
 
     def _encode_lots(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """As `encode_flat`, some millions of characters at a time."""
+        """As `encode_flat`, some millions of bytes at a time."""
         added: list[int] = []  # the ids of added tokens
         parts_before: list[int] = []  # how many parts, which lie between them, stand before each
         counts = [(0, 0)]  # of parts and added tokens, up to each text's end
 
-        def parts() -> Iterator[str]:
+        def parts() -> Iterator[bytes]:
             number = 0
             for text in texts:
                 for at, part in enumerate(self._added.split(text)):
@@ -190,7 +190,7 @@ class Tokenizer:
                         added.append(self._added.ids[part])
                         parts_before.append(number)
                         continue
-                    slices = self._slices(part) if len(part) > _SLICE else (self._plain(part),)
+                    slices = self._slices(part) if len(part) > _SLICE else (self._octets(part),)
                     for slice_ in slices:
                         number += 1
                         yield slice_
@@ -203,25 +203,22 @@ class Tokenizer:
         part_counts, added_counts = np.array(counts).T
         return _insert(ids, ends[parts_before], added), ends[part_counts] + added_counts
 
-    def _slices(self, part: str) -> Iterator[str]:
-        """The part, plain, in slices that are cut alone as they are within it."""
+    def _slices(self, part: str) -> Iterator[bytes]:
+        """The `_octets` of the part, in slices that are cut alone as they are within it."""
         start, is_first = 0, True
         if self._rule is not None:
             breaks = re.compile(self._rule.breaks)
             while match := breaks.search(part, start + _SLICE):
-                yield self._plain(part[start : match.start()], is_first)
+                yield self._octets(part[start : match.start()], is_first)
                 start, is_first = match.start(), False
-        yield self._plain(part[start:], is_first)
+        yield self._octets(part[start:], is_first)
 
-    def _plain(self, part: str, is_first: bool = True) -> str:
+    def _octets(self, part: str, is_first: bool = True) -> bytes:
         """The form that is cut into words. Raises UnicodeEncodeError for lone surrogates."""
-        if self.normalization == "nfc":
-            part = nfc(part)
-        elif not part.isascii():
-            part.encode()
+        octets = encode_nfc(part) if self.normalization == "nfc" else part.encode()
         if self.vocabulary.prefix_space and is_first and part and not part.startswith(" "):
-            return " " + part
-        return part
+            return b" " + octets
+        return octets
 
     def _encode_few(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """As `encode_flat`, word by word from a dictionary."""
@@ -237,21 +234,20 @@ class Tokenizer:
             if number % 2:  # what the pattern matched
                 rows.append(row([self._added.ids[part]]))
             elif part:
-                rows += self._known.rows(self._rule.split(self._plain(part)))
+                rows += self._known.rows(self._rule.split(self._octets(part).decode()))
         return b"".join(rows)
 
-    def _encode_many(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _encode_many(self, parts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all parts, and how many each has. Without a rule each part is one word."""
         if self._rule is not None:
             return self._batches.encode(parts) if self._rule.joins else self._encode_plain(parts)
-        texts = [part.encode() for part in parts]
-        lengths = np.array([len(text) for text in texts], np.int64)
-        return self._merge(np.frombuffer(b"".join(texts), np.uint8), lengths)
+        lengths = np.array([*map(len, parts)], np.int64)
+        return self._merge(np.frombuffer(b"".join(parts), np.uint8), lengths)
 
-    def _encode_plain(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _encode_plain(self, parts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """As `_encode_many`, word by word."""
         assert self._rule is not None
-        rows = [b"".join(self._known.rows(self._rule.split(part))) for part in parts]
+        rows = [b"".join(self._known.rows(self._rule.split(part.decode()))) for part in parts]
         lengths = np.array([len(row) // 4 for row in rows], np.int64)
         return np.frombuffer(bytearray().join(rows), np.int32), lengths
 

@@ -22,8 +22,8 @@ from apr_jax.text.pretokenizers import (
     QWEN2_PATTERN,
     WHITESPACE_PATTERN,
 )
-from apr_jax.text.word_table import Text
 from tests.text import probe_unicode
+from tests.text.both_ways import bounds
 from tests.text.hostile import FRAGMENTS, random_texts, texts
 
 BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -47,10 +47,8 @@ def hf_words(name, text):
 def cut(name, batch):
     """The words of each text, by one call for all."""
     data = joined(batch)
-    bounds = CUTTERS[name].bounds(Text(data))
-    assert bounds.dtype == np.intp
     words = [[]]
-    for start, end in itertools.pairwise(bounds.tolist()):
+    for start, end in itertools.pairwise(bounds(CUTTERS[name], data).tolist()):
         if data[start:end] == DIVIDER:
             words.append([])
         else:
@@ -151,9 +149,9 @@ def test_pieces_are_cut_as_the_whole_is(name):
     texts = [*random_texts(2, 500), "a\n\nb\n\n\nc \nd\n  e  \n"]
     data = joined(texts)
     cuts = [*pieces._cuts(data, PRETOKENIZERS[name].breaks, 1)]
-    found = [start + CUTTERS[name].bounds(Text(data[start:stop]))[:-1] for start, stop in cuts]
+    found = [start + bounds(CUTTERS[name], data[start:stop])[:-1] for start, stop in cuts]
     assert len(found) > 300
-    assert [*np.concatenate(found), len(data)] == CUTTERS[name].bounds(Text(data)).tolist()
+    assert [*np.concatenate(found), len(data)] == bounds(CUTTERS[name], data).tolist()
 
 
 @pytest.mark.parametrize(
@@ -170,5 +168,5 @@ def test_long_texts_of_other_scripts_are_cut_and_never_at_a_space(line):
     breaks = PRETOKENIZERS["qwen2"].breaks
     cuts = [*pieces._cuts(data, breaks, 1000)]
     assert max(stop - start for start, stop in cuts) < 1200
-    whole = CUTTERS["qwen2"].bounds(Text(data))
+    whole = bounds(CUTTERS["qwen2"], data)
     assert {start for start, _ in cuts} <= set(whole.tolist())
