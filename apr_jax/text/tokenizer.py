@@ -16,6 +16,7 @@ from apr_jax.text.characters import encode_nfc
 from apr_jax.text.known_words import KnownWords, row
 from apr_jax.text.lots import lots
 from apr_jax.text.merges import Merges
+from apr_jax.text.pieces import breaks_of_text, cuts
 from apr_jax.text.pretokenizers import PRETOKENIZERS, Rule
 from apr_jax.text.ragged import spans
 from apr_jax.text.tokenizer_json import tokenizer_json
@@ -205,13 +206,11 @@ class Tokenizer:
 
     def _slices(self, part: str) -> Iterator[bytes]:
         """The `_octets` of the part, in slices that are cut alone as they are within it."""
-        start, is_first = 0, True
-        if self._rule is not None:
-            breaks = re.compile(self._rule.breaks)
-            while match := breaks.search(part, start + _SLICE):
-                yield self._octets(part[start : match.start()], is_first)
-                start, is_first = match.start(), False
-        yield self._octets(part[start:], is_first)
+        if self._rule is None:
+            yield self._octets(part)
+            return
+        for start, stop in cuts(part, breaks_of_text(self._rule), _SLICE):
+            yield self._octets(part[start:stop], is_first=not start)
 
     def _octets(self, part: str, is_first: bool = True) -> bytes:
         """The form that is cut into words. Raises UnicodeEncodeError for lone surrogates."""
