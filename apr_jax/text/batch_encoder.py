@@ -51,7 +51,7 @@ class BatchEncoder:
         self._forget()
 
     def compile(self) -> None:
-        """Go over to what XLA compiles. JAX raises an error where it has no CPU."""
+        """Go over to what XLA compiles. Raises UserError where JAX has no CPU."""
         from apr_jax.text.compiled_cutting import CompiledCutter  # here, since they import JAX
         from apr_jax.text.first_look import FirstLook
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -58,7 +59,9 @@ class Tokenizer:
         left, right, result = vocabulary.merges_M3.T
         self._merges = Merges(left, right, result, size=self.vocab_size)
         self._apply_merges = self._merges.apply
-        self._merges_compiled_in = -1  # process
+        self._batch_encoder: BatchEncoder | None = None
+        self._compiled_in: int | None = None  # process
+        self._lock = threading.RLock()
         self._byte_ids = vocabulary.byte_ids()
         self._byte_list = self._byte_ids.tolist()
         self._has_all_bytes = bool((self._byte_ids >= 0).all())
@@ -122,22 +125,24 @@ class Tokenizer:
             half a gigabyte to a gigabyte on.
 
         Raises:
-          UserError: JAX is told not to use the CPU.
+          UserError: JAX is told not to use the CPU, or this process is the child of one that has
+            compiled.
         """
         if self._rule is None or not self._rule.joins:
             return  # nothing is compiled for what is cut word by word
         from apr_jax.text.compiled_merges import CompiledMerges  # here, since they import JAX
         from apr_jax.text.on_cpu import for_one_core
 
-        try:
-            with for_one_core():
-                self._batches.compile()
-                if merges and self._merges_compiled_in != os.getpid():
-                    self._apply_merges = CompiledMerges(self._merges).apply
-                    self._merges_compiled_in = os.getpid()
-        except (RuntimeError, AssertionError) as error:  # JAX raises either
-            reason = str(error) or "it is not among them"
-            raise UserError(f"JAX cannot use the CPU, see JAX_PLATFORMS: {reason}") from error
+        if self._compiled_in not in (None, os.getpid()):  # XLA would wait for threads for ever
+            raise UserError(
+                "this process was forked from one that had compiled the tokenizer, and cannot "
+                "compile it itself: encode without, or start processes by spawn"
+            )
+        with self._lock, for_one_core():
+            self._compiled_in = os.getpid()
+            self._batches.compile()
+            if merges and self._apply_merges == self._merges.apply:
+                self._apply_merges = CompiledMerges(self._merges).apply
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens included.
@@ -310,14 +315,19 @@ class Tokenizer:
             first = last
         return np.concatenate(rows), np.concatenate(counts)
 
-    @functools.cached_property
+    @property
     def _batches(self) -> BatchEncoder:
-        assert self._rule is not None
-        words = [*self._whole_words]
-        octets = np.frombuffer(b"".join(words), np.uint8)
-        lengths = np.array([len(word) for word in words], np.int64)
-        ids = np.array([*self._whole_words.values()], np.int32)
-        return BatchEncoder(self._rule, self._encode_words, (octets, lengths), ids)
+        with self._lock:  # of two, what one has learned or compiled would be lost
+            if self._batch_encoder is None:
+                assert self._rule is not None
+                words = [*self._whole_words]
+                octets = np.frombuffer(b"".join(words), np.uint8)
+                lengths = np.array([len(word) for word in words], np.int64)
+                ids = np.array([*self._whole_words.values()], np.int32)
+                self._batch_encoder = BatchEncoder(
+                    self._rule, self._encode_words, (octets, lengths), ids
+                )
+            return self._batch_encoder
 
     @functools.cached_property
     def _whole_words(self) -> dict[bytes, int]:
