@@ -3,6 +3,9 @@
 Nothing is scanned. Whether a word starts at a character follows from the classes of the two
 characters before it, of itself and of the next one, but for a few rare cases that are mended after:
 characters of several bytes, contractions, blanks at the end of a line, and long numbers.
+
+Where many characters have several bytes, the text is first made one of a byte a character, and the
+bounds are taken back to its bytes after.
 """
 
 import functools
