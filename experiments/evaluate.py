@@ -41,12 +41,16 @@ flags.mark_flags_as_required(["apr", "shards", "out"])
 def main() -> int:
     """Run with the flags; 0 when the model knows more than a uniform guess."""
     shards, parallel = Shards(_SHARDS.value), DataParallel(_PARALLEL.value)
-    shards.verify()
     with open_checkpoint(_APR.value) as checkpoint:
         config = checkpoint.config
         require_positions(checkpoint, _SEQ.value)
         unknown_tokenizer = compare_tokenizer(checkpoint, shards)
     parallel.check_batch(_BATCH.value, "batch_size")
+    options = model_options(
+        _DTYPE.value, _ATTENTION.value, mask_documents=_MASK.value, head_dim=config.head_dim
+    )
+    options |= choose_loss(_LOSS.value, config, options["compute_dtype"])
+    shards.verify()  # reads them all, so after what can be told at once
     batches = EvalBatches(
         shards,
         seq_length=_SEQ.value,
@@ -54,10 +58,6 @@ def main() -> int:
         tokens=_TOKENS.value,
         eos_id=masking_eos(shards, _MASK.value),
     )
-    options = model_options(
-        _DTYPE.value, _ATTENTION.value, mask_documents=_MASK.value, head_dim=config.head_dim
-    )
-    options |= choose_loss(_LOSS.value, config, options["compute_dtype"])
     with memory_explained(f"lower batch_size ({_BATCH.value})"):
         found, config = evaluate_file(_APR.value, shards, batches, parallel, **options)
     uniform = math.log(config.vocab_size)

@@ -51,7 +51,7 @@ class BatchEncoder:
         self._forget()
 
     def compile(self) -> None:
-        """Go over to what XLA compiles. JAX raises an error where it has no CPU."""
+        """Go over to what XLA compiles. Raises UserError where JAX has no CPU."""
         from apr_jax.text.compiled_cutting import CompiledCutter  # here, since they import JAX
         from apr_jax.text.first_look import FirstLook
 
@@ -95,8 +95,11 @@ class BatchEncoder:
         first_look.clear()
         first_look.add(first[order], second[order], values[order])
 
-    def encode(self, texts: Sequence[str]) -> _Ragged:
-        """The ids (int32) of all texts one behind another, and how many each has (int64)."""
+    def encode(self, texts: Sequence[bytes]) -> _Ragged:
+        """The ids (int32) of all texts one behind another, and how many each has (int64).
+
+        Texts are UTF-8.
+        """
         with self._lock:
             try:
                 if not self._is_compiled():
@@ -109,7 +112,7 @@ class BatchEncoder:
                 raise
         return encoded
 
-    def _encode_lot(self, texts: Sequence[str]) -> _Ragged:
+    def _encode_lot(self, texts: Sequence[bytes]) -> _Ragged:
         pieces, new = [], _NewWords()
         for text, bounds, values in self._look(texts):
             others = np.flatnonzero(values < 0)  # words of several ids or none yet, and dividers
@@ -131,7 +134,7 @@ class BatchEncoder:
         self._rows.shorten(self._kept_rows)  # the others are of words that the table does not keep
         return np.concatenate(ids), np.diff(np.concatenate(ends), prepend=0)
 
-    def _look(self, texts: Sequence[str]) -> Iterator[tuple[Text, np.ndarray, np.ndarray]]:
+    def _look(self, texts: Sequence[bytes]) -> Iterator[tuple[Text, np.ndarray, np.ndarray]]:
         """Piece by piece the bytes, the bounds of the words, and the words' values."""
         if self._compiled is None or sum(map(len, texts)) < _COMPILED_LEAST:
             for text, bounds in cut_texts(self._cutter, texts, piece=_PIECE):

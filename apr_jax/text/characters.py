@@ -55,10 +55,21 @@ def nfc(text: str) -> str:
     Characters that only Python's newer tables sort or compose are walls: they stay, and what
     stands between them is normalised apart. Raises UnicodeEncodeError for lone surrogates.
     """
-    if text.isascii():
-        return text
-    # Those below the first combining mark are not changed by each other.
-    if np.frombuffer(text.encode(), np.uint8).max() < _FIRST_MARK_BYTE:
+    return text if text.isascii() else _nfc(text, text.encode())
+
+
+def encode_nfc(text: str) -> bytes:
+    """The UTF-8 of `nfc`."""
+    octets = text.encode()
+    if text.isascii() or (normal := _nfc(text, octets)) is text:
+        return octets
+    return normal.encode()
+
+
+def _nfc(text: str, octets: bytes) -> str:
+    """As `nfc`, with the text's UTF-8; the same object where nothing changes."""
+    # Characters below the first combining mark are not changed by each other.
+    if np.frombuffer(octets, np.uint8).max() < _FIRST_MARK_BYTE:
         return text
     points = np.frombuffer(text.encode("utf-32-le"), "<u4")
     match _nfc_kinds().take(points[points >= _FIRST_MARK]).max(initial=0):

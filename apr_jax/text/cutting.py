@@ -3,6 +3,9 @@
 Nothing is scanned. Whether a word starts at a character follows from the classes of the two
 characters before it, of itself and of the next one, but for a few rare cases that are mended after:
 characters of several bytes, contractions, blanks at the end of a line, and long numbers.
+
+Where many characters have several bytes, the text is first made one of a byte a character, and the
+bounds are taken back to its bytes after.
 """
 
 import functools
@@ -12,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from apr_jax.text.characters import (
+    LETTER,
+    LONG_S,
     LONG_S_POINT,
     NUMBER,
     NUMERIC,
@@ -25,12 +30,16 @@ from apr_jax.text.word_table import Text, aligned
 # What stands in a folded text for each byte of a character of several bytes that is no letter, by
 # what `fold` writes for it: bytes that are in no UTF-8. Letters stay as they are.
 _STAND_INS = {OTHER: 0xF5, SPACE: 0xF6, NUMBER: 0xF7, NUMERIC: 0xF8}
+# What stands for such letters where each character is one byte.
+_LETTER_STAND_INS = {LETTER: 0x80, LONG_S: 0xF9}
 DIVIDER = 0xFF
 # The bytes of folded texts that are of each class in a rule: letters, numbers, spaces but for the
 # next two classes, ' ', newlines, digits that only `Digits` knows, dividers of texts. All else is
 # of class O.
 CLASSES = {
-    "L": b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" + bytes(range(0x80, 0xF5)),
+    "L": b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    + bytes(range(0x80, 0xF5))
+    + b"\xf9",
     "N": bytes([*b"0123456789", _STAND_INS[NUMBER]]),
     "S": bytes([*b"\t\v\f", _STAND_INS[SPACE]]),
     "P": b" ",
@@ -45,8 +54,12 @@ _DIVIDER = _SPACE  # its code, and that of all that is alone
 # Of rules in which blanks join newlines: the low bits of newlines, and the least code of blanks.
 _NEWLINE, _BLANK = 4 | _SPACE, _SPACE << 4
 _APOSTROPHE = ord("'")
-# Of a character, by its first byte: how many it has.
-_SIZES = np.array([1] * 0xC0 + [2] * 0x20 + [3] * 0x10 + [4] * 0x10)
+# Of a character, by its first byte or what stands for it: how many it has.
+_SIZES = np.array([1] * 0xC0 + [2] * 0x20 + [3] * 0x10 + [4] * 5 + [1] * 11)
+_DENSE = 8  # of so many bytes one begins what may be no letter
+_STRIDE = 61  # of so many bytes one is looked at to tell
+_FIRST_BYTE = -0x40  # as int8, the least byte that begins a character
+_DIVIDER_POINT = 0xDCFF  # what Python decodes a divider to, which is in no UTF-8
 
 
 class Cutter:
@@ -79,6 +92,8 @@ class Cutter:
             self._contraction[ord(end) << 8 : (ord(end) + 1) << 8] = 2
         if rule.any_case:
             self._contraction[int.from_bytes(LONG_S_POINT.encode())] = 3
+            long_s = _LETTER_STAND_INS[LONG_S]
+            self._contraction[long_s << 8 : (long_s + 1) << 8] = 2
 
     def bounds(self, text: Text) -> np.ndarray:
         """int64: where words start in UTF-8 texts that stand between dividers, bytes of 0xFF.
@@ -86,11 +101,28 @@ class Cutter:
         The last bound is where the last word ends. A divider is a word too. What stands before the
         first byte and after the last one is taken for a divider.
         """
-        octets, folded = text.bytes, text.room
-        characters = _Characters(octets)
+        if _is_dense(text.bytes[: text.size]):
+            return self._bounds_by_characters(text)
+        at = np.flatnonzero(text.bytes - np.uint8(0xC0) < 0x3F)
+        return self._bounds(text.bytes, text.room, _Characters(text.bytes, at))
+
+    def _bounds_by_characters(self, text: Text) -> np.ndarray:
+        """As `bounds`, by way of a text in which each character is one byte."""
+        octets = text.bytes[: text.size + 1]  # with one more, which begins nothing
+        begins = np.flatnonzero(octets.view(np.int8) >= _FIRST_BYTE)
+        folded = aligned(text.room.size >> 3).view(np.uint8)
+        folded[: begins.size] = _folded(octets)
+        octets = folded[: begins.size + 15]
+        octets[begins.size :] = DIVIDER
+        return begins.take(self._bounds(octets, folded, _Characters(octets, begins[:0])))
+
+    def _bounds(
+        self, octets: np.ndarray, folded: np.ndarray, characters: "_Characters"
+    ) -> np.ndarray:
+        """As `bounds`, of bytes with sixteen more behind; `folded` has room for more still."""
         if characters.at.size:
             folded = characters.fold(folded)
-        marks = self._marks(folded, text.size + 1)
+        marks = self._marks(folded, octets.size - 15)
         is_start = (marks & IS_START).view(bool)
         rare = np.flatnonzero(marks >= IS_RARE)
         if characters.at.size:
@@ -153,7 +185,7 @@ class Cutter:
         self, octets: np.ndarray, characters: "_Characters", is_start: np.ndarray
     ) -> None:
         """Of a run of numbers only every so manyth starts a word."""
-        is_number = octets - np.uint8(ord("0")) < 10
+        is_number = (octets - np.uint8(ord("0")) < 10) | (octets == _STAND_INS[NUMBER])
         is_number[characters.at] = characters.stand_ins == _STAND_INS[NUMBER]
         at = np.flatnonzero(is_number)
         index = np.arange(at.size)
@@ -217,8 +249,8 @@ class _Characters:
       stand_ins: uint8, what its bytes are in the folded text.
     """
 
-    def __init__(self, octets: np.ndarray) -> None:
-        at = np.flatnonzero(octets - np.uint8(0xC0) < 0x3F)
+    def __init__(self, octets: np.ndarray, at: np.ndarray) -> None:
+        """Those of the characters at these places that are no letters."""
         first = octets.take(at)
         some = np.flatnonzero(_may_begin_others().take(first))
         at, first = at.take(some), first.take(some)
@@ -248,6 +280,29 @@ def _stand_ins() -> np.ndarray:
     table = np.zeros(256, np.uint8)
     table[[*map(ord, _STAND_INS)]] = [*_STAND_INS.values()]
     return table.take(classes())
+
+
+def _is_dense(octets: np.ndarray) -> bool:
+    """Whether it is sooner to make a byte of each character of UTF-8 than to mend its bytes."""
+    sample = octets[::_STRIDE]
+    return bool(np.count_nonzero(_may_begin_others().take(sample)) * _DENSE > sample.size)
+
+
+def _folded(octets: np.ndarray) -> np.ndarray:
+    """uint8: for each character of UTF-8, and each divider, a byte of its class."""
+    text = octets.tobytes().decode(errors="surrogateescape")  # dividers become _DIVIDER_POINT
+    return _folding().take(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4"))
+
+
+@functools.cache
+def _folding() -> np.ndarray:
+    """uint8 [0x110000]: ASCII, or what stands in for a character that is one byte."""
+    table = np.arange(256, dtype=np.uint8)
+    stand_ins = _STAND_INS | _LETTER_STAND_INS
+    table[[*map(ord, stand_ins)]] = [*stand_ins.values()]
+    table = table.take(classes())
+    table[_DIVIDER_POINT] = DIVIDER
+    return table
 
 
 @functools.cache

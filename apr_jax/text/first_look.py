@@ -29,7 +29,7 @@ class FirstLook:
     """
 
     def __init__(self, divider: int) -> None:
-        """A divider's value is `divider`. JAX raises an error where it has no CPU."""
+        """A divider's value is `divider`. Raises UserError where JAX has no CPU."""
         self._device = cpu()
         # First eight bytes, next eight, value; a fourth number, so that no row is in two lines.
         self._rows = aligned(4 << _ROW_BITS).reshape(-1, 4)

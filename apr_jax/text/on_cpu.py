@@ -6,10 +6,16 @@ from collections.abc import Iterator
 
 import jax
 
+from apr_jax.errors import UserError
+
 
 def cpu() -> jax.Device:
-    """JAX raises an error where it has none."""
-    return jax.local_devices(backend="cpu")[0]
+    """JAX's device. Raises UserError where it has none."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except (RuntimeError, AssertionError) as error:  # JAX raises either
+        reason = str(error) or "it is not among them"
+        raise UserError(f"JAX cannot use the CPU, see JAX_PLATFORMS: {reason}") from error
 
 
 @contextlib.contextmanager

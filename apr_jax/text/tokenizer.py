@@ -4,6 +4,7 @@ import functools
 import itertools
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from apr_jax.errors import UserError
 from apr_jax.text.added_tokens import AddedTokens
 from apr_jax.text.batch_encoder import BatchEncoder
-from apr_jax.text.characters import nfc
+from apr_jax.text.characters import encode_nfc
 from apr_jax.text.known_words import KnownWords, row
 from apr_jax.text.lots import lots
 from apr_jax.text.merges import Merges
+from apr_jax.text.pieces import breaks_of_text, cuts
 from apr_jax.text.pretokenizers import PRETOKENIZERS, Rule
 from apr_jax.text.ragged import spans
 from apr_jax.text.tokenizer_json import tokenizer_json
@@ -24,7 +26,7 @@ from apr_jax.text.vocabulary import Normalization, Vocabulary
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
 _MANY = 32  # words from which on it is quicker to begin merging them together
 _SLICE = 1 << 21  # characters of one text that are normalised and encoded together
-_LOT = 1 << 23  # characters encoded before the next are looked at
+_LOT = 1 << 23  # bytes encoded before the next are looked at
 _LOT_BYTES = 1 << 20  # words merged together; more fall out of the cache
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -57,7 +59,9 @@ class Tokenizer:
         left, right, result = vocabulary.merges_M3.T
         self._merges = Merges(left, right, result, size=self.vocab_size)
         self._apply_merges = self._merges.apply
-        self._merges_compiled_in = -1  # process
+        self._batch_encoder: BatchEncoder | None = None
+        self._compiled_in: int | None = None  # process
+        self._lock = threading.RLock()
         self._byte_ids = vocabulary.byte_ids()
         self._byte_list = self._byte_ids.tolist()
         self._has_all_bytes = bool((self._byte_ids >= 0).all())
@@ -121,22 +125,24 @@ class Tokenizer:
             half a gigabyte to a gigabyte on.
 
         Raises:
-          UserError: JAX is told not to use the CPU.
+          UserError: JAX is told not to use the CPU, or this process is the child of one that has
+            compiled.
         """
         if self._rule is None or not self._rule.joins:
             return  # nothing is compiled for what is cut word by word
         from apr_jax.text.compiled_merges import CompiledMerges  # here, since they import JAX
         from apr_jax.text.on_cpu import for_one_core
 
-        try:
-            with for_one_core():
-                self._batches.compile()
-                if merges and self._merges_compiled_in != os.getpid():
-                    self._apply_merges = CompiledMerges(self._merges).apply
-                    self._merges_compiled_in = os.getpid()
-        except (RuntimeError, AssertionError) as error:  # JAX raises either
-            reason = str(error) or "it is not among them"
-            raise UserError(f"JAX cannot use the CPU, see JAX_PLATFORMS: {reason}") from error
+        if self._compiled_in not in (None, os.getpid()):  # XLA would wait for threads for ever
+            raise UserError(
+                "this process was forked from one that had compiled the tokenizer, and cannot "
+                "compile it itself: encode without, or start processes by spawn"
+            )
+        with self._lock, for_one_core():
+            self._compiled_in = os.getpid()
+            self._batches.compile()
+            if merges and self._apply_merges == self._merges.apply:
+                self._apply_merges = CompiledMerges(self._merges).apply
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens included.
@@ -177,12 +183,12 @@ class Tokenizer:
         return Tokenizer, (self.vocabulary,)
 
     def _encode_lots(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """As `encode_flat`, some millions of characters at a time."""
+        """As `encode_flat`, some millions of bytes at a time."""
         added: list[int] = []  # the ids of added tokens
         parts_before: list[int] = []  # how many parts, which lie between them, stand before each
         counts = [(0, 0)]  # of parts and added tokens, up to each text's end
 
-        def parts() -> Iterator[str]:
+        def parts() -> Iterator[bytes]:
             number = 0
             for text in texts:
                 for at, part in enumerate(self._added.split(text)):
@@ -190,7 +196,7 @@ class Tokenizer:
                         added.append(self._added.ids[part])
                         parts_before.append(number)
                         continue
-                    slices = self._slices(part) if len(part) > _SLICE else (self._plain(part),)
+                    slices = self._slices(part) if len(part) > _SLICE else (self._octets(part),)
                     for slice_ in slices:
                         number += 1
                         yield slice_
@@ -203,25 +209,20 @@ class Tokenizer:
         part_counts, added_counts = np.array(counts).T
         return _insert(ids, ends[parts_before], added), ends[part_counts] + added_counts
 
-    def _slices(self, part: str) -> Iterator[str]:
-        """The part, plain, in slices that are cut alone as they are within it."""
-        start, is_first = 0, True
-        if self._rule is not None:
-            breaks = re.compile(self._rule.breaks)
-            while match := breaks.search(part, start + _SLICE):
-                yield self._plain(part[start : match.start()], is_first)
-                start, is_first = match.start(), False
-        yield self._plain(part[start:], is_first)
+    def _slices(self, part: str) -> Iterator[bytes]:
+        """The `_octets` of the part, in slices that are cut alone as they are within it."""
+        if self._rule is None:
+            yield self._octets(part)
+            return
+        for start, stop in cuts(part, breaks_of_text(self._rule), _SLICE):
+            yield self._octets(part[start:stop], is_first=not start)
 
-    def _plain(self, part: str, is_first: bool = True) -> str:
+    def _octets(self, part: str, is_first: bool = True) -> bytes:
         """The form that is cut into words. Raises UnicodeEncodeError for lone surrogates."""
-        if self.normalization == "nfc":
-            part = nfc(part)
-        elif not part.isascii():
-            part.encode()
+        octets = encode_nfc(part) if self.normalization == "nfc" else part.encode()
         if self.vocabulary.prefix_space and is_first and part and not part.startswith(" "):
-            return " " + part
-        return part
+            return b" " + octets
+        return octets
 
     def _encode_few(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """As `encode_flat`, word by word from a dictionary."""
@@ -237,21 +238,20 @@ class Tokenizer:
             if number % 2:  # what the pattern matched
                 rows.append(row([self._added.ids[part]]))
             elif part:
-                rows += self._known.rows(self._rule.split(self._plain(part)))
+                rows += self._known.rows(self._rule.split(self._octets(part).decode()))
         return b"".join(rows)
 
-    def _encode_many(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _encode_many(self, parts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of all parts, and how many each has. Without a rule each part is one word."""
         if self._rule is not None:
             return self._batches.encode(parts) if self._rule.joins else self._encode_plain(parts)
-        texts = [part.encode() for part in parts]
-        lengths = np.array([len(text) for text in texts], np.int64)
-        return self._merge(np.frombuffer(b"".join(texts), np.uint8), lengths)
+        lengths = np.array([*map(len, parts)], np.int64)
+        return self._merge(np.frombuffer(b"".join(parts), np.uint8), lengths)
 
-    def _encode_plain(self, parts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _encode_plain(self, parts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """As `_encode_many`, word by word."""
         assert self._rule is not None
-        rows = [b"".join(self._known.rows(self._rule.split(part))) for part in parts]
+        rows = [b"".join(self._known.rows(self._rule.split(part.decode()))) for part in parts]
         lengths = np.array([len(row) // 4 for row in rows], np.int64)
         return np.frombuffer(bytearray().join(rows), np.int32), lengths
 
@@ -315,14 +315,19 @@ class Tokenizer:
             first = last
         return np.concatenate(rows), np.concatenate(counts)
 
-    @functools.cached_property
+    @property
     def _batches(self) -> BatchEncoder:
-        assert self._rule is not None
-        words = [*self._whole_words]
-        octets = np.frombuffer(b"".join(words), np.uint8)
-        lengths = np.array([len(word) for word in words], np.int64)
-        ids = np.array([*self._whole_words.values()], np.int32)
-        return BatchEncoder(self._rule, self._encode_words, (octets, lengths), ids)
+        with self._lock:  # of two, what one has learned or compiled would be lost
+            if self._batch_encoder is None:
+                assert self._rule is not None
+                words = [*self._whole_words]
+                octets = np.frombuffer(b"".join(words), np.uint8)
+                lengths = np.array([len(word) for word in words], np.int64)
+                ids = np.array([*self._whole_words.values()], np.int32)
+                self._batch_encoder = BatchEncoder(
+                    self._rule, self._encode_words, (octets, lengths), ids
+                )
+            return self._batch_encoder
 
     @functools.cached_property
     def _whole_words(self) -> dict[bytes, int]:

@@ -42,7 +42,7 @@ class WordCounter:
     def update(self, texts: Sequence[str]) -> None:
         """Count the words of the texts, in which no lone surrogate is."""
         known, unknown = [np.empty(0, np.int32)], collections.Counter[bytes]()
-        for text, bounds in cut_texts(self._cutter, texts, piece=_PIECE):
+        for text, bounds in cut_texts(self._cutter, [*map(str.encode, texts)], piece=_PIECE):
             values = self._table.find(text, bounds[:-1], np.diff(bounds))
             known.append(values[values >= 0])
             absent = np.flatnonzero(values == ABSENT)

@@ -32,23 +32,19 @@ class Text:
       room: uint8, all that is in `eights`.
     """
 
-    def __init__(self, *parts: bytes | memoryview, capacity: int = 0) -> None:
-        """With these bytes, one part's behind another's.
+    def __init__(self, data: bytes | memoryview, *, capacity: int = 0) -> None:
+        """With these bytes.
 
         Args:
           capacity: bytes that there is room for at least. The room is a power of two of them, so
             that what is compiled for one text fits others.
         """
-        self.size = size = sum(map(len, parts))
+        self.size = size = len(data)
         room = 1 << max(size + 15, capacity - 1).bit_length()
         self.eights = aligned(room >> 3)
         self.room = self.eights.view(np.uint8)
         self.bytes = self.room[: size + 16]
-        self.bytes[size:] = 0xFF
-        end = 0
-        for part in parts:
-            self.bytes[end : end + len(part)] = np.frombuffer(part, np.uint8)
-            end += len(part)
+        self.bytes[:size], self.bytes[size:] = np.frombuffer(data, np.uint8), 0xFF
 
     def octets(self, at: np.ndarray, left: np.ndarray) -> np.ndarray:
         """uint64: the eight bytes at each place; 0xFF where less than eight are `left`."""

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors, trainers
 
-from apr_jax.text import load_tokenizer
+from apr_jax.text import load_tokenizer, tokenizer
 from apr_jax.text.alphabet import SYMBOLS
 from apr_jax.text.pretokenizers import LLAMA3_PATTERN
 from tests.text.hostile import FRAGMENTS, random_texts, texts
@@ -47,7 +47,7 @@ def learned(name):
     sources = [path.read_text(encoding="utf-8") for path in pathlib.Path(__file__).parent.glob("*")]
     trainer = trainers.BpeTrainer(
         vocab_size=1500,
-        special_tokens=["<|begin_of_text|>", "<|endoftext|>"],
+        special_tokens=["<|begin_of_text|>", "<|endoftext|>", "?end?"],
         initial_alphabet=BYTE_LEVEL.alphabet(),
         show_progress=False,
     )
@@ -110,8 +110,15 @@ def test_many_random_texts(pair):
             "x",
             "<|endoftext|>",
             "a<|endoftext|> b<|endoftext|>\tc",
+            "?end?<|endoftext|>?end? ?end <|endoftext ?",
         ],
     )
+
+
+def test_slices_of_a_long_text(pair, monkeypatch):
+    monkeypatch.setattr(tokenizer, "_SLICE", 40)
+    monkeypatch.setattr(tokenizer, "_SMALL", 0)
+    equal(pair, ["a b c " + " ".join(random_texts(8, 100)), "b\n\nc\n" * 20])
 
 
 def test_decoding(pair):

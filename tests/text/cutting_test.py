@@ -1,7 +1,6 @@
 """Word starts by array operations, and words by expression, against `tokenizers`."""
 
 import itertools
-import re
 
 import numpy as np
 import pytest
@@ -22,8 +21,8 @@ from apr_jax.text.pretokenizers import (
     QWEN2_PATTERN,
     WHITESPACE_PATTERN,
 )
-from apr_jax.text.word_table import Text
 from tests.text import probe_unicode
+from tests.text.both_ways import bounds
 from tests.text.hostile import FRAGMENTS, random_texts, texts
 
 BYTE_LEVEL = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -47,10 +46,8 @@ def hf_words(name, text):
 def cut(name, batch):
     """The words of each text, by one call for all."""
     data = joined(batch)
-    bounds = CUTTERS[name].bounds(Text(data))
-    assert bounds.dtype == np.intp
     words = [[]]
-    for start, end in itertools.pairwise(bounds.tolist()):
+    for start, end in itertools.pairwise(bounds(CUTTERS[name], data).tolist()):
         if data[start:end] == DIVIDER:
             words.append([])
         else:
@@ -125,11 +122,9 @@ def test_every_character_at_an_end_of_its_class_is_cut_as_it_is():
 @pytest.mark.parametrize("name", PRETOKENIZERS)
 def test_slices_are_split_as_the_whole_is(name):
     rule, text = PRETOKENIZERS[name], "".join(random_texts(2, 500)) + "a!\n/b!\nc \n!\n\n/"
-    cuts = [0, *(match.start() for match in re.finditer(rule.breaks, text)), len(text)]
+    cuts = [*pieces.cuts(text, pieces.breaks_of_text(rule), 1)]
     assert len(cuts) > 300
-    found = [
-        word for start, stop in itertools.pairwise(cuts) for word in rule.split(text[start:stop])
-    ]
+    found = [word for start, stop in cuts for word in rule.split(text[start:stop])]
     assert found == rule.split(text)
 
 
@@ -150,10 +145,10 @@ def test_other_words_for_a_rule():
 def test_pieces_are_cut_as_the_whole_is(name):
     texts = [*random_texts(2, 500), "a\n\nb\n\n\nc \nd\n  e  \n"]
     data = joined(texts)
-    cuts = [*pieces._cuts(data, PRETOKENIZERS[name].breaks, 1)]
-    found = [start + CUTTERS[name].bounds(Text(data[start:stop]))[:-1] for start, stop in cuts]
+    cuts = [*pieces.cuts(data, pieces._breaks_of_utf8(PRETOKENIZERS[name]), 1)]
+    found = [start + bounds(CUTTERS[name], data[start:stop])[:-1] for start, stop in cuts]
     assert len(found) > 300
-    assert [*np.concatenate(found), len(data)] == CUTTERS[name].bounds(Text(data)).tolist()
+    assert [*np.concatenate(found), len(data)] == bounds(CUTTERS[name], data).tolist()
 
 
 @pytest.mark.parametrize(
@@ -163,12 +158,21 @@ def test_pieces_are_cut_as_the_whole_is(name):
         "ሰላም ለዓለም።\n",
         "a\u3000\nb\u2003c\u00a0d\n\u3000e\n",
         "été — où ?\n",
+        "日本語の「かな」も。\r\n",
+        "日本語の「かな」も。\n\n",
     ],
 )
 def test_long_texts_of_other_scripts_are_cut_and_never_at_a_space(line):
     data = (line * 2000).encode()
-    breaks = PRETOKENIZERS["qwen2"].breaks
-    cuts = [*pieces._cuts(data, breaks, 1000)]
+    breaks = pieces._breaks_of_utf8(PRETOKENIZERS["qwen2"])
+    cuts = [*pieces.cuts(data, breaks, 1000)]
     assert max(stop - start for start, stop in cuts) < 1200
-    whole = CUTTERS["qwen2"].bounds(Text(data))
+    whole = bounds(CUTTERS["qwen2"], data)
     assert {start for start, _ in cuts} <= set(whole.tolist())
+
+
+def test_short_texts_without_a_space_are_cut_between_them():
+    data = joined(["日本語"] * 1000)
+    cuts = [*pieces.cuts(data, pieces._breaks_of_utf8(PRETOKENIZERS["qwen2"]), 100)]
+    assert max(stop - start for start, stop in cuts) == 110
+    assert all(data[start - 1 : start] == DIVIDER for start, _ in cuts[1:])

@@ -17,7 +17,7 @@ _DIVIDER = -5
 
 
 def words_and_bounds(words):
-    return Text(*words), np.cumsum([0, *map(len, words)])
+    return Text(b"".join(words)), np.cumsum([0, *map(len, words)])
 
 
 def table_of(words):
@@ -109,6 +109,28 @@ texts = ["def f(x):\\n    return x + 1\\n" * 20_000] * 2
 expected = [ids.tolist() for ids in tokenizer.encode_batch(texts)]
 with multiprocessing.get_context("fork").Pool(2) as pool:
     assert [ids.tolist() for ids in pool.map(tokenizer.encode, texts)] == expected
+"""
+    done = run(code, qwen_file)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+def test_forked_children_cannot_compile_and_say_so(qwen_file):
+    code = """
+import os, warnings
+warnings.simplefilter("ignore")  # JAX warns of every fork
+from apr_jax.errors import UserError
+from apr_jax.text import load_tokenizer
+tokenizer = load_tokenizer(FILE)
+tokenizer.compile(merges=False)
+child = os.fork()
+if not child:
+    try:
+        tokenizer.compile()
+    except UserError as error:
+        os._exit("forked" not in str(error))
+    os._exit(3)
+sys.exit(os.waitpid(child, 0)[1])
 """
     done = run(code, qwen_file)
     assert done.returncode == 0, done.stderr

@@ -26,6 +26,8 @@ class Square:
         if task == "print":
             print("noise between answers")
             return os.getpid()
+        if task == "environment":
+            return [os.environ.get(name) for name in ("NPROC", "JAX_PLATFORMS")]
         time.sleep(0.001 * (task % 3))
         return np.full(1000, task * task)
 
@@ -45,6 +47,12 @@ def test_results_come_in_the_order_of_the_tasks(count):
             assert len(taken) <= number + count + 3  # no more than are needed soon
         assert workers(7)[0] == 49
         assert (workers("print") == os.getpid()) == (count == 1)
+
+
+def test_workers_leave_the_gpu_alone_and_take_one_core_each(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with Workers(2, Square()) as workers:
+        assert workers("environment") == ["1", "cpu"]
 
 
 def test_an_error_is_raised_where_its_result_would_come():
