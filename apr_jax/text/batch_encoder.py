@@ -55,13 +55,13 @@ class BatchEncoder:
         from apr_jax.text.compiled_cutting import CompiledCutter  # here, since they import JAX
         from apr_jax.text.first_look import FirstLook
 
+        if self._is_compiled():
+            return
+        cutter, first_look = CompiledCutter(self._cutter.rule), FirstLook(_NO_IDS)
+        text = Text(b" ", capacity=_COMPILED_ROOM)
+        first_look.find(text, cutter.bounds(text))  # so that it is compiled now
         with self._lock:
-            if self._is_compiled():
-                return
-            cutter, first_look = CompiledCutter(self._cutter.rule), FirstLook(_NO_IDS)
             self._fill_first_look(first_look)
-            text = Text(b" ", capacity=_COMPILED_ROOM)
-            first_look.find(text, cutter.bounds(text))  # so that it is compiled now
             self._compiled = _Compiled(cutter, first_look, os.getpid())
 
     def _is_compiled(self) -> bool:

@@ -50,7 +50,7 @@ class CompiledMerges:
     """
 
     def __init__(self, merges: Merges) -> None:
-        """Compiles all that is needed. JAX raises an error where it has no CPU."""
+        """Compiles all that is needed. Raises UserError where JAX has no CPU."""
         self._merges = merges
         self._process = os.getpid()
         self._device = cpu()

@@ -8,14 +8,28 @@ import jax
 
 from apr_jax.errors import UserError
 
+_processes: list[int] = []  # that asked for the device: this one, or one it was forked from
+
 
 def cpu() -> jax.Device:
-    """JAX's device. Raises UserError where it has none."""
+    """JAX's device.
+
+    Raises:
+      UserError: it has none, or this process was forked from one that asked for it. XLA's threads
+        are not in it, and it would wait for them for ever.
+    """
+    if _processes not in ([], [os.getpid()]):
+        raise UserError(
+            "this process was forked from one that had compiled a tokenizer, and cannot compile: "
+            "encode without, or start processes by spawn"
+        )
     try:
-        return jax.local_devices(backend="cpu")[0]
+        device = jax.local_devices(backend="cpu")[0]
     except (RuntimeError, AssertionError) as error:  # JAX raises either
         reason = str(error) or "it is not among them"
         raise UserError(f"JAX cannot use the CPU, see JAX_PLATFORMS: {reason}") from error
+    _processes[:] = [os.getpid()]
+    return device
 
 
 @contextlib.contextmanager

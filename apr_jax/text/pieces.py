@@ -34,7 +34,7 @@ def cut_texts(
     """
     data = b"".join([part for text in texts for part in (text, _DIVIDER)])
     view = memoryview(data)
-    for start, stop in cuts(data, _breaks_of_utf8(cutter.rule), piece):
+    for start, stop in cuts(data, breaks_of_utf8(cutter.rule), piece):
         text = Text(view[start:stop], capacity=capacity)
         yield text, cutter.bounds(text)
 
@@ -43,26 +43,28 @@ def cuts[T: (str, bytes)](data: T, breaks: re.Pattern[T], piece: int) -> Iterato
     """Where pieces of this size, or as little more as the breaks allow, start and stop."""
     start = 0
     while match := breaks.search(data, start + piece):
-        stop = match.start() if match[0] in (" ", b" ") else match.end()
+        stop = match.start() if match.lastindex else match.end()
         yield start, stop
         start = stop
     yield start, len(data)
 
 
-# A pattern that begins with a set of characters is sought several times faster than one that
-# begins with what must stand before them.
 @functools.cache
 def breaks_of_text(rule: Rule) -> re.Pattern[str]:
-    """The rule's breaks."""
+    """The rule's breaks.
+
+    A pattern that begins with a set of characters is sought several times faster than one that
+    begins with what must stand before them.
+    """
     return re.compile("[ \\r\\n](?:" + "|".join(rule.breaks) + ")")
 
 
 @functools.cache
-def _breaks_of_utf8(rule: Rule) -> re.Pattern[bytes]:
-    """The rule's breaks, and all places behind a divider that something follows."""
+def breaks_of_utf8(rule: Rule) -> re.Pattern[bytes]:
+    """The same in UTF-8, and all places behind a divider that something follows."""
     not_space = rb"(?!\Z|" + b"|".join(_SPACES) + b")"
     of_bytes = {
-        r"(?<=\S )": rb"(?<= )" + _not_behind_spaces(b" "),
+        r"(?<=\S )()": rb"(?<= )" + _not_behind_spaces(b" ") + b"()",
         r"(?<=\S\n)(?=\S)": rb"(?<=\n)" + _not_behind_spaces(rb"\n") + not_space,
         r"(?<=[\r\n])(?=\S)": rb"(?<=[\r\n])" + not_space,
     }

@@ -88,9 +88,9 @@ class Rule:
       one_other_before_letters: whether a character of class O that is alone leads letters.
       blanks_before_newline: whether spaces before a newline join it, and those before them.
       contractions: whether "'s" and the like are words, and any_case: in capitals too.
-      breaks: where a long text may be cut into pieces: before a blank, or behind a newline, behind
-        which one of these expressions matches. A word starts there, and nothing on one side tells
-        how the other side is cut.
+      breaks: where a long text may be cut into pieces: behind a blank or newline behind which one
+        of these expressions matches, or before it if the expression has a group. A word starts
+        there, and nothing on one side tells how the other side is cut.
       digits: the most numbers in a word, 0 where `joins` says it all.
     """
 
@@ -105,7 +105,7 @@ class Rule:
     any_case: bool = False
     digits: int = 0
     # A blank after no space, or no space after a single newline.
-    breaks: tuple[str, ...] = (r"(?<=\S )", r"(?<=\S\n)(?=\S)")
+    breaks: tuple[str, ...] = (r"(?<=\S )()", r"(?<=\S\n)(?=\S)")
 
     def split(self, text: str) -> list[str]:
         """The words of the text. Joined they are the text."""
@@ -120,7 +120,7 @@ class Rule:
 
 
 # Rules in which any newlines end a word.
-_BREAKS = (r"(?<=\S )", r"(?<=[\r\n])(?=\S)")
+_BREAKS = (r"(?<=\S )()", r"(?<=[\r\n])(?=\S)")
 
 
 def _qwen2_like(numbers: str, digits: int) -> Rule:
@@ -141,7 +141,9 @@ PRETOKENIZERS = {
     "llama3": _qwen2_like(f"[{_N}]{{1,3}}+", 3),
     "cl100k": Rule(re.compile(_qwen2(f"[{_N}]{{1,3}}+", rf"|[{_S}]++\Z")), breaks=_BREAKS),
     # A slash after a newline may go on a word.
-    "o200k": Rule(re.compile(_o200k()), cased=True, breaks=(r"(?<=\S )", r"(?<=[\r\n])(?=[^\s/])")),
+    "o200k": Rule(
+        re.compile(_o200k()), cased=True, breaks=(r"(?<=\S )()", r"(?<=[\r\n])(?=[^\s/])")
+    ),
     # The expression that HuggingFace's ByteLevel has built in.
     "gpt2": Rule(
         expression=re.compile(
@@ -165,7 +167,7 @@ PRETOKENIZERS = {
         joins=(("L", "LNOSPR"), ("O", "LNOSPR"), ("N", "LNOSPR")),
         spaces="",
         contractions=False,
-        breaks=(r"(?<=\S )",),
+        breaks=(r"(?<=\S )()",),
     ),
 }
 # Of two patterns of one rule the first is written.

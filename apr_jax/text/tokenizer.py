@@ -2,11 +2,10 @@
 
 import functools
 import itertools
-import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +21,9 @@ from apr_jax.text.pretokenizers import PRETOKENIZERS, Rule
 from apr_jax.text.ragged import spans
 from apr_jax.text.tokenizer_json import tokenizer_json
 from apr_jax.text.vocabulary import Normalization, Vocabulary
+
+if TYPE_CHECKING:
+    from apr_jax.text.compiled_merges import CompiledMerges
 
 _SMALL = 4096  # characters; what is less is quicker word by word, from a dictionary
 _MANY = 32  # words from which on it is quicker to begin merging them together
@@ -58,10 +60,9 @@ class Tokenizer:
         self.sha256 = vocabulary.sha256()
         left, right, result = vocabulary.merges_M3.T
         self._merges = Merges(left, right, result, size=self.vocab_size)
-        self._apply_merges = self._merges.apply
+        self._merging: Merges | CompiledMerges = self._merges
         self._batch_encoder: BatchEncoder | None = None
-        self._compiled_in: int | None = None  # process
-        self._lock = threading.RLock()
+        self._lock, self._compiling = threading.Lock(), threading.Lock()
         self._byte_ids = vocabulary.byte_ids()
         self._byte_list = self._byte_ids.tolist()
         self._has_all_bytes = bool((self._byte_ids >= 0).all())
@@ -117,32 +118,26 @@ class Tokenizer:
     def compile(self, *, merges: bool = True) -> None:
         """Compile what XLA does faster than NumPy: worth while for hundreds of megabytes.
 
-        It takes two seconds and starts JAX in this process, with all its devices. Processes that
-        are forked later encode without it.
+        Python source gains most, Chinese and Japanese nothing. It takes two seconds and starts JAX
+        in this process, with all its devices. Processes that are forked later encode without it.
 
         Args:
           merges: whether the merging of new words too, which takes half of the time, and pays from
             half a gigabyte to a gigabyte on.
 
         Raises:
-          UserError: JAX is told not to use the CPU, or this process is the child of one that has
-            compiled.
+          UserError: JAX is told not to use the CPU, or this process was forked from one that has
+            compiled. (From one that uses JAX in another way, and this waits for ever.)
         """
         if self._rule is None or not self._rule.joins:
             return  # nothing is compiled for what is cut word by word
         from apr_jax.text.compiled_merges import CompiledMerges  # here, since they import JAX
         from apr_jax.text.on_cpu import for_one_core
 
-        if self._compiled_in not in (None, os.getpid()):  # XLA would wait for threads for ever
-            raise UserError(
-                "this process was forked from one that had compiled the tokenizer, and cannot "
-                "compile it itself: encode without, or start processes by spawn"
-            )
-        with self._lock, for_one_core():
-            self._compiled_in = os.getpid()
+        with self._compiling, for_one_core():
             self._batches.compile()
-            if merges and self._apply_merges == self._merges.apply:
-                self._apply_merges = CompiledMerges(self._merges).apply
+            if merges and self._merging is self._merges:
+                self._merging = CompiledMerges(self._merges)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of the ids, special tokens included.
@@ -309,7 +304,7 @@ class Tokenizer:
             start = int(ends[first] - lengths[first])
             last = max(first + 1, int(np.searchsorted(ends, start + _LOT_BYTES)))
             lot = symbols[start : ends[last - 1]]
-            ids, merged_lengths = self._apply_merges(lot, lengths[first:last])
+            ids, merged_lengths = self._merging.apply(lot, lengths[first:last])
             rows.append(ids)
             counts.append(merged_lengths)
             first = last

@@ -207,7 +207,7 @@ def test_the_tokenizer_uses_it(monkeypatch, qwen):
     tokenizer = Tokenizer(qwen.vocabulary)
     tokenizer.compile()
     recorder = _Recorder(tokenizer._merges)
-    monkeypatch.setattr(tokenizer._apply_merges.__self__, "_merges", recorder)
+    monkeypatch.setattr(tokenizer._merging, "_merges", recorder)
     letters = np.random.default_rng(0).integers(ord("a"), ord("z") + 1, (3000, 9), np.uint8)
     text = " ".join(word.tobytes().decode() for word in letters)
     assert tokenizer.encode(text).tolist() == qwen.encode(text).tolist()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
-from apr_jax.text import pieces
+from apr_jax.text import cutting, pieces
 from apr_jax.text.characters import fold
 from apr_jax.text.cutting import Cutter
 from apr_jax.text.pretokenizers import (
@@ -145,7 +145,7 @@ def test_other_words_for_a_rule():
 def test_pieces_are_cut_as_the_whole_is(name):
     texts = [*random_texts(2, 500), "a\n\nb\n\n\nc \nd\n  e  \n"]
     data = joined(texts)
-    cuts = [*pieces.cuts(data, pieces._breaks_of_utf8(PRETOKENIZERS[name]), 1)]
+    cuts = [*pieces.cuts(data, pieces.breaks_of_utf8(PRETOKENIZERS[name]), 1)]
     found = [start + bounds(CUTTERS[name], data[start:stop])[:-1] for start, stop in cuts]
     assert len(found) > 300
     assert [*np.concatenate(found), len(data)] == bounds(CUTTERS[name], data).tolist()
@@ -164,7 +164,7 @@ def test_pieces_are_cut_as_the_whole_is(name):
 )
 def test_long_texts_of_other_scripts_are_cut_and_never_at_a_space(line):
     data = (line * 2000).encode()
-    breaks = pieces._breaks_of_utf8(PRETOKENIZERS["qwen2"])
+    breaks = pieces.breaks_of_utf8(PRETOKENIZERS["qwen2"])
     cuts = [*pieces.cuts(data, breaks, 1000)]
     assert max(stop - start for start, stop in cuts) < 1200
     whole = bounds(CUTTERS["qwen2"], data)
@@ -173,6 +173,24 @@ def test_long_texts_of_other_scripts_are_cut_and_never_at_a_space(line):
 
 def test_short_texts_without_a_space_are_cut_between_them():
     data = joined(["日本語"] * 1000)
-    cuts = [*pieces.cuts(data, pieces._breaks_of_utf8(PRETOKENIZERS["qwen2"]), 100)]
+    cuts = [*pieces.cuts(data, pieces.breaks_of_utf8(PRETOKENIZERS["qwen2"]), 100)]
     assert max(stop - start for start, stop in cuts) == 110
     assert all(data[start - 1 : start] == DIVIDER for start, _ in cuts[1:])
+
+
+@pytest.mark.parametrize(
+    ("text", "is_dense"),
+    [
+        ("def f(naïve):\n    return '—'\n", False),
+        ("Il a mangé une pomme verte\n", False),
+        ("Съешь ещё этих мягких булок\n", False),
+        ("키스의 고유조건은 입술끼리\n", False),
+        ("เป็นมนุษย์สุดประเสริฐเลิศคุณค่า\n", True),
+        ("ऋषियों को सताने वाले दुष्ट राक्षसों\n", True),
+        ("いろはにほへと ちりぬるを\n", True),
+        ("", False),
+    ],
+)
+def test_which_texts_are_cut_by_characters(text, is_dense):
+    octets = np.frombuffer((text * 100).encode(), np.uint8)
+    assert cutting._is_dense(octets) == is_dense

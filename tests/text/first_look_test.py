@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+import threading
 
 import jax
 import numpy as np
 import pytest
 
-from apr_jax.text import word_table
+from apr_jax.text import compiled_merges, word_table
 from apr_jax.text.first_look import FirstLook
 from apr_jax.text.tokenizer import Tokenizer
 from apr_jax.text.word_table import ABSENT, Text, WordTable
@@ -117,23 +118,45 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 def test_forked_children_cannot_compile_and_say_so(qwen_file):
     code = """
-import os, warnings
+import os, pickle, signal, warnings
 warnings.simplefilter("ignore")  # JAX warns of every fork
 from apr_jax.errors import UserError
 from apr_jax.text import load_tokenizer
 tokenizer = load_tokenizer(FILE)
 tokenizer.compile(merges=False)
+data = pickle.dumps(tokenizer)
 child = os.fork()
 if not child:
-    try:
-        tokenizer.compile()
-    except UserError as error:
-        os._exit("forked" not in str(error))
-    os._exit(3)
-sys.exit(os.waitpid(child, 0)[1])
+    signal.alarm(20)
+    for its in (tokenizer, pickle.loads(data)):
+        try:
+            its.compile()
+            os._exit(3)
+        except UserError as error:
+            if "forked" not in str(error):
+                os._exit(4)
+    os._exit(0)
+sys.exit(os.waitpid(child, 0)[1] != 0)
 """
     done = run(code, qwen_file)
     assert done.returncode == 0, done.stderr
+
+
+def test_other_threads_encode_meanwhile_and_merges_are_compiled_once(qwen, monkeypatch):
+    made, tokenizer = [], Tokenizer(qwen.vocabulary)
+    tokenizer.encode("text " * 2000)
+
+    class Slow:
+        def __init__(self, merges):
+            encoded = threading.Thread(target=tokenizer.encode, args=("text " * 2000,))
+            encoded.start()
+            encoded.join(20)
+            made.append(encoded.is_alive())
+
+    monkeypatch.setattr(compiled_merges, "CompiledMerges", Slow)
+    tokenizer.compile()
+    tokenizer.compile()
+    assert made == [False]
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
