@@ -127,7 +127,7 @@ class Tokenizer:
 
         Raises:
           UserError: JAX is told not to use the CPU, or this process was forked from one that has
-            compiled. (From one that uses JAX in another way, and this waits for ever.)
+            compiled. In the child of one that uses JAX in another way it waits for ever.
         """
         if self._rule is None or not self._rule.joins:
             return  # nothing is compiled for what is cut word by word
