@@ -1,12 +1,13 @@
 """Checkpoints to resume a run from, kept by orbax: the whole state and what the run had found."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import logging
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import absl.logging
@@ -101,14 +102,22 @@ def _told_once() -> Iterator[None]:
     hook, verbosity = sys.unraisablehook, absl.logging.get_verbosity()
     sys.unraisablehook = lambda _: None
     absl.logging.set_verbosity(absl.logging.FATAL)
+    later = hook
     try:
         yield
     except BaseException:
         logging.getLogger("asyncio").disabled = True
+        later = functools.partial(_unless_closed, hook)
         raise
     finally:
-        sys.unraisablehook = hook
+        sys.unraisablehook = later
         absl.logging.set_verbosity(verbosity)
+
+
+def _unless_closed(hook: Callable[[Any], Any], unraisable: Any) -> None:
+    """Pass on what no one can raise, but for threads that find the loop of a failed save closed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def _digest(note: dict[str, Any]) -> str:
