@@ -38,8 +38,7 @@ DIVIDER = 0xFF
 # of class O.
 CLASSES = {
     "L": b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-    + bytes(range(0x80, 0xF5))
-    + b"\xf9",
+    + bytes([*range(0x80, 0xF5), _LETTER_STAND_INS[LONG_S]]),
     "N": bytes([*b"0123456789", _STAND_INS[NUMBER]]),
     "S": bytes([*b"\t\v\f", _STAND_INS[SPACE]]),
     "P": b" ",
@@ -108,7 +107,7 @@ class Cutter:
 
     def _bounds_by_characters(self, text: Text) -> np.ndarray:
         """As `bounds`, by way of a text in which each character is one byte."""
-        octets = text.bytes[: text.size + 1]  # with one more, which begins nothing
+        octets = text.bytes[: text.size + 1]  # and a divider, which is where the last word ends
         begins = np.flatnonzero(octets.view(np.int8) >= _FIRST_BYTE)
         folded = aligned(text.room.size >> 3).view(np.uint8)
         folded[: begins.size] = _folded(octets)
